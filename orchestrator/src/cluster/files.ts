@@ -1,0 +1,172 @@
+// The directory of a local cluster (docs/data-root.md): where it is, what the CLI writes into it.
+import { randomBytes } from "node:crypto";
+import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import path from "node:path";
+import { type ClusterFile, loadClusterFile } from "@quorate/sidecar/config.ts";
+import { orchestratorErrors } from "../error-codes.ts";
+import { sidecarConfigFor } from "./plan.ts";
+
+export interface OpenCluster {
+  readonly dir: string;
+  readonly file: ClusterFile;
+}
+
+export type ClusterNode = ClusterFile["nodes"][number];
+export type ClusterOrchestrator = ClusterFile["orchestrators"][number];
+
+export interface OrchestratorConfig {
+  readonly cluster: string;
+  readonly id: string;
+  readonly zone: string;
+  readonly host: string;
+  readonly httpPort: number;
+  /** host:port of the gRPC service of one or more nodes; the others are found from them. */
+  readonly nodes: readonly string[];
+  readonly policy: string;
+  readonly logLevel: string;
+}
+
+export function isRoot(): boolean {
+  return process.getuid?.() === 0;
+}
+
+/** --dir, else $QUORATE_DIR, else a place that fits the user: root's must be reachable by user postgres. */
+export function resolveDir(option: string | undefined): string {
+  const chosen = option ?? process.env["QUORATE_DIR"];
+  if (chosen !== undefined && chosen !== "") return path.resolve(chosen);
+  if (isRoot()) return "/var/lib/quorate/cluster";
+  const dataHome = process.env["XDG_DATA_HOME"] ?? path.join(homedir(), ".local", "share");
+  return path.join(dataHome, "quorate", "cluster");
+}
+
+export const paths = {
+  clusterFile: (dir: string): string => path.join(dir, "cluster.json"),
+  secrets: (dir: string): string => path.join(dir, "secrets"),
+  node: (dir: string, id: string): string => path.join(dir, "nodes", id),
+  sidecarConfig: (dir: string, id: string): string => path.join(dir, "nodes", id, "sidecar.json"),
+  sidecarPid: (dir: string, id: string): string => path.join(dir, "nodes", id, "sidecar.pid"),
+  sidecarLog: (dir: string, id: string): string => path.join(dir, "nodes", id, "log", "sidecar.log"),
+  postgresLog: (dir: string, id: string): string => path.join(dir, "nodes", id, "log", "postgres.log"),
+  postmasterPid: (dir: string, id: string): string =>
+    path.join(dir, "nodes", id, "data", "postmaster.pid"),
+  orchestrator: (dir: string, id: string): string => path.join(dir, "orchestrators", id),
+  orchestratorConfig: (dir: string, id: string): string =>
+    path.join(dir, "orchestrators", id, "orchestrator.json"),
+  orchestratorPid: (dir: string, id: string): string => path.join(dir, "orchestrators", id, "orchestrator.pid"),
+  orchestratorLog: (dir: string, id: string): string =>
+    path.join(dir, "orchestrators", id, "log", "orchestrator.log"),
+  supervisorPid: (dir: string): string => path.join(dir, "supervisor.pid"),
+  supervisorLog: (dir: string): string => path.join(dir, "supervisor.log"),
+};
+
+export function clusterExists(dir: string): boolean {
+  return existsSync(paths.clusterFile(dir));
+}
+
+export function openCluster(dir: string): OpenCluster {
+  if (!clusterExists(dir)) {
+    throw orchestratorErrors.error(
+      "no_cluster",
+      `there is no cluster in ${dir} (no cluster.json): start one with "quorate up", ` +
+        "or name its directory with --dir or QUORATE_DIR",
+    );
+  }
+  return { dir, file: loadClusterFile(paths.clusterFile(dir)) };
+}
+
+export function findNode(cluster: OpenCluster, id: string): ClusterNode {
+  const node = cluster.file.nodes.find((candidate) => candidate.id === id);
+  if (node === undefined) {
+    const known = cluster.file.nodes.map((candidate) => candidate.id).join(", ");
+    throw orchestratorErrors.error("unknown_node", `there is no node "${id}": the nodes are ${known}`);
+  }
+  return node;
+}
+
+/** Write everything that a new cluster needs before its first process starts. */
+export function writeCluster(
+  dir: string,
+  file: ClusterFile,
+  settings: Readonly<Record<string, string | number | boolean>> = {},
+): OpenCluster {
+  mkdirSync(dir, { recursive: true, mode: 0o755 });
+  mkdirSync(paths.secrets(dir), { recursive: true, mode: 0o700 });
+  writeSecret(path.join(paths.secrets(dir), "replication.password"));
+  writeSecret(path.join(paths.secrets(dir), "app.password"));
+  for (const node of file.nodes) {
+    mkdirSync(path.join(paths.node(dir, node.id), "log"), { recursive: true, mode: 0o755 });
+    writeJson(paths.sidecarConfig(dir, node.id), sidecarConfigFor(file, node, settings));
+  }
+  writeOrchestratorConfigs(dir, file);
+  writeJson(paths.clusterFile(dir), file);
+  return { dir, file };
+}
+
+/** Another build of Postgres than last time: both files name its bin directory. */
+export function updateBinDir(cluster: OpenCluster, binDir: string): OpenCluster {
+  if (cluster.file.binDir === binDir) return cluster;
+  const file = { ...cluster.file, binDir };
+  for (const node of file.nodes) {
+    const name = paths.sidecarConfig(cluster.dir, node.id);
+    const old = JSON.parse(readFileSync(name, "utf8")) as { postgres: object };
+    writeJson(name, { ...old, postgres: { ...old.postgres, binDir } });
+  }
+  writeJson(paths.clusterFile(cluster.dir), file);
+  return { dir: cluster.dir, file };
+}
+
+function writeOrchestratorConfigs(dir: string, file: ClusterFile): void {
+  for (const orchestrator of file.orchestrators) {
+    mkdirSync(path.join(paths.orchestrator(dir, orchestrator.id), "log"), { recursive: true, mode: 0o755 });
+    const config: OrchestratorConfig = {
+      cluster: file.cluster,
+      ...orchestrator,
+      nodes: file.nodes.map((node) => `${node.host}:${node.ports.grpc}`),
+      policy: file.policy,
+      logLevel: "info",
+    };
+    writeJson(paths.orchestratorConfig(dir, orchestrator.id), config);
+  }
+}
+
+function writeSecret(name: string): void {
+  if (!existsSync(name)) writeFileSync(name, `${randomBytes(24).toString("base64url")}\n`, { mode: 0o600 });
+}
+
+export function writeJson(name: string, value: unknown): void {
+  writeFileSync(`${name}.new`, `${JSON.stringify(value, undefined, 2)}\n`);
+  renameSync(`${name}.new`, name);
+}
+
+/** The first directory on the way to `dir` that others may not enter; undefined when all are open or we aren't root. */
+export function closedParent(dir: string): string | undefined {
+  if (!isRoot()) return undefined;
+  const parts = path.resolve(dir).split(path.sep);
+  for (let i = 1; i <= parts.length; i++) {
+    const parent = parts.slice(0, i).join(path.sep) || path.sep;
+    if (existsSync(parent) && (statSync(parent).mode & 0o001) === 0) return parent;
+  }
+  return undefined;
+}
+
+export function checkReachable(dir: string): void {
+  const closed = closedParent(dir);
+  if (closed === undefined) return;
+  throw orchestratorErrors.error(
+    "directory_closed",
+    `Postgres runs as user postgres, who can't enter ${closed}: choose another place with --dir ` +
+      `(for example /var/lib/quorate/cluster), or run: chmod o+x ${closed}`,
+  );
+}
+
+/** Open the cluster's own directory to user postgres (a umask may have closed it). */
+export function openDirToPostgres(dir: string): void {
+  if (isRoot()) chmodSync(dir, statSync(dir).mode | 0o001);
+}
+
+export function appUrl(cluster: OpenCluster, node: ClusterNode): string {
+  const { user, database, passwordFile } = cluster.file.app;
+  const password = readFileSync(path.resolve(cluster.dir, passwordFile), "utf8").trimEnd();
+  return `postgresql://${user}:${encodeURIComponent(password)}@${node.host}:${node.ports.postgres}/${database}`;
+}
