@@ -1,75 +1,72 @@
 // The two files that describe a cluster on disk (docs/data-root.md): sidecar.json, which a sidecar
 // reads, and cluster.json, which the CLI and the coordinators read.
 
-import { readFileSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
-import { z } from 'zod'
+import { readFileSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { QuorateError } from "@quorate/common";
+import { z } from "zod";
+import type { errorTable } from "./error-codes.ts";
 
-export const nodeIdPattern = /^[a-z][a-z0-9_-]{0,62}$/
+export const nodeIdPattern = /^[a-z][a-z0-9_-]{0,62}$/;
 
 const nodeIdSchema = z
   .string()
-  .regex(nodeIdPattern, 'must be a lower-case letter followed by at most 62 of a-z, 0-9, _ and -')
-const labelSchema = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, 'must be a short name')
-const portSchema = z.number().int().min(1).max(65535)
-const portsSchema = z.strictObject({ postgres: portSchema, grpc: portSchema, http: portSchema })
-const pathSchema = z.string().min(1)
-const sqlNameSchema = z
-  .string()
-  .regex(/^[a-z_][a-z0-9_]{0,62}$/, 'must be a lower-case SQL identifier')
+  .regex(nodeIdPattern, "must be a lower-case letter followed by at most 62 of a-z, 0-9, _ and -");
+const labelSchema = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, "must be a short name");
+const portSchema = z.number().int().min(1).max(65535);
+const portsSchema = z.strictObject({ postgres: portSchema, grpc: portSchema, http: portSchema });
+const pathSchema = z.string().min(1);
+const sqlNameSchema = z.string().regex(/^[a-z_][a-z0-9_]{0,62}$/, "must be a lower-case SQL identifier");
 
 export const sidecarConfigSchema = z.strictObject({
   /** Name of the cluster; Bootstrap with another name is refused. */
   cluster: labelSchema,
   node: z.strictObject({
     id: nodeIdSchema,
-    zone: labelSchema.default('a'),
-    region: labelSchema.default('local'),
+    zone: labelSchema.default("a"),
+    region: labelSchema.default("local"),
   }),
   /** The node's directory (data/, state/, run/, log/ are below it). */
-  dir: pathSchema.default('.'),
+  dir: pathSchema.default("."),
   /** Where other nodes, coordinators and clients reach this node; Postgres and gRPC listen there. */
-  host: z.string().min(1).default('127.0.0.1'),
+  host: z.string().min(1).default("127.0.0.1"),
   ports: portsSchema,
   postgres: z.strictObject({
     /** bin directory of the patched Postgres that has the extension installed. */
     binDir: pathSchema,
     /** System user that runs Postgres when the sidecar is root; ignored otherwise. */
-    osUser: z.string().min(1).default('postgres'),
+    osUser: z.string().min(1).default("postgres"),
     /** Extra or changed settings for quorate.conf; those that safety rests on can't be changed. */
     settings: z
-      .record(
-        z.string().regex(/^[a-z_][a-z0-9_.]*$/),
-        z.union([z.string(), z.number(), z.boolean()]),
-      )
+      .record(z.string().regex(/^[a-z_][a-z0-9_.]*$/), z.union([z.string(), z.number(), z.boolean()]))
       .default({}),
   }),
   replication: z.strictObject({
-    user: sqlNameSchema.default('quorate_replication'),
+    user: sqlNameSchema.default("quorate_replication"),
     passwordFile: pathSchema,
   }),
   app: z.strictObject({
-    user: sqlNameSchema.default('app'),
-    database: sqlNameSchema.default('app'),
+    user: sqlNameSchema.default("app"),
+    database: sqlNameSchema.default("app"),
     passwordFile: pathSchema,
   }),
   /** What SIGTERM or SIGINT to the sidecar does to its Postgres. */
-  onTerminate: z.enum(['stop', 'leave']).default('stop'),
+  onTerminate: z.enum(["stop", "leave"]).default("stop"),
   /** How long a fast stop may take before it becomes an immediate one. */
   stopTimeoutMs: z.number().int().min(100).max(600_000).default(20_000),
-  logLevel: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info'),
-})
+  logLevel: z.enum(["trace", "debug", "info", "warn", "error"]).default("info"),
+});
 
 /** What sidecar.json says, all paths absolute. */
-export type SidecarConfig = z.infer<typeof sidecarConfigSchema>
+export type SidecarConfig = z.infer<typeof sidecarConfigSchema>;
 /** What may stand in sidecar.json (defaults left out). */
-export type SidecarConfigInput = z.input<typeof sidecarConfigSchema>
+export type SidecarConfigInput = z.input<typeof sidecarConfigSchema>;
 
 export const clusterFileSchema = z.strictObject({
   version: z.literal(1),
   cluster: labelSchema,
-  host: z.string().min(1).default('127.0.0.1'),
-  policy: z.string().min(1).default('majority'),
+  host: z.string().min(1).default("127.0.0.1"),
+  policy: z.string().min(1).default("majority"),
   binDir: pathSchema,
   app: z.strictObject({ user: sqlNameSchema, database: sqlNameSchema, passwordFile: pathSchema }),
   nodes: z
@@ -91,90 +88,93 @@ export const clusterFileSchema = z.strictObject({
       httpPort: portSchema,
     }),
   ),
-})
+});
 
-export type ClusterFile = z.infer<typeof clusterFileSchema>
+export type ClusterFile = z.infer<typeof clusterFileSchema>;
 
 /** The configuration or the environment is wrong and only a human can change that; exit code 2. */
-export class ConfigError extends Error {
-  readonly code = 'bad_config'
+export class ConfigError extends QuorateError {
+  constructor(message: string) {
+    super("bad_config" satisfies keyof typeof errorTable, message);
+    this.name = "ConfigError";
+  }
 }
 
-const maxSocketPathBytes = 107
+const maxSocketPathBytes = 107;
 
 export function loadSidecarConfig(file: string): SidecarConfig {
-  const base = dirname(resolve(file))
-  const config = parseConfigFile(file, sidecarConfigSchema)
-  const at = (path: string): string => resolve(base, path)
+  const base = dirname(resolve(file));
+  const config = parseConfigFile(file, sidecarConfigSchema);
+  const at = (path: string): string => resolve(base, path);
   const absolute: SidecarConfig = {
     ...config,
     dir: at(config.dir),
     postgres: { ...config.postgres, binDir: at(config.postgres.binDir) },
     replication: { ...config.replication, passwordFile: at(config.replication.passwordFile) },
     app: { ...config.app, passwordFile: at(config.app.passwordFile) },
-  }
-  checkSidecarConfig(file, absolute)
-  return absolute
+  };
+  checkSidecarConfig(file, absolute);
+  return absolute;
 }
 
 export function loadClusterFile(file: string): ClusterFile {
-  return parseConfigFile(file, clusterFileSchema)
+  return parseConfigFile(file, clusterFileSchema);
 }
 
 function checkSidecarConfig(file: string, config: SidecarConfig): void {
-  const { postgres, grpc, http } = config.ports
+  const { postgres, grpc, http } = config.ports;
   if (new Set([postgres, grpc, http]).size !== 3)
-    throw new ConfigError(`${file}: ports.postgres, ports.grpc and ports.http must be different`)
-  const longest = `${config.dir}/run/.s.PGSQL.${postgres}`
-  const bytes = Buffer.byteLength(longest)
+    throw new ConfigError(`${file}: ports.postgres, ports.grpc and ports.http must be different`);
+  const longest = `${config.dir}/run/.s.PGSQL.${postgres}`;
+  const bytes = Buffer.byteLength(longest);
   if (bytes > maxSocketPathBytes)
     throw new ConfigError(
       `${file}: the socket path ${longest} has ${bytes} bytes, at most ${maxSocketPathBytes} are possible: choose a shorter directory`,
-    )
+    );
   for (const name of Object.keys(config.postgres.settings))
     if (protectedSettings.has(name))
       throw new ConfigError(
         `${file}: postgres.settings.${name} can't be changed: the cluster's safety rests on it; remove it`,
-      )
+      );
 }
 
 /** Settings of quorate.conf that sidecar.json must not override. */
 export const protectedSettings: ReadonlySet<string> = new Set([
-  'data_directory',
-  'fsync',
-  'full_page_writes',
-  'hot_standby',
-  'listen_addresses',
-  'port',
-  'primary_conninfo',
-  'primary_slot_name',
-  'promote_trigger_file',
-  'quorate.control_socket',
-  'quorate.node_id',
-  'recovery_target_timeline',
-  'restart_after_crash',
-  'synchronous_standby_names',
-  'unix_socket_directories',
-  'wal_level',
-])
+  "data_directory",
+  "fsync",
+  "full_page_writes",
+  "hot_standby",
+  "listen_addresses",
+  "port",
+  "primary_conninfo",
+  "primary_slot_name",
+  "promote_trigger_file",
+  "quorate.control_socket",
+  "quorate.node_id",
+  "recovery_target_timeline",
+  "restart_after_crash",
+  "synchronous_standby_names",
+  "unix_socket_directories",
+  "wal_level",
+]);
 
 function parseConfigFile<T>(file: string, schema: z.ZodType<T>): T {
-  let text: string
+  let text: string;
   try {
-    text = readFileSync(file, 'utf8')
+    text = readFileSync(file, "utf8");
   } catch (error) {
-    throw new ConfigError(`can't read ${file}: ${(error as Error).message}`)
+    throw new ConfigError(`can't read ${file}: ${(error as Error).message}`);
   }
-  let json: unknown
+  let json: unknown;
   try {
-    json = JSON.parse(text)
+    json = JSON.parse(text);
   } catch (error) {
-    throw new ConfigError(`${file} is not valid JSON: ${(error as Error).message}`)
+    throw new ConfigError(`${file} is not valid JSON: ${(error as Error).message}`);
   }
-  const result = schema.safeParse(json)
-  if (result.success) return result.data
+  const result = schema.safeParse(json);
+  if (result.success) return result.data;
   const problems = result.error.issues.map(
-    (issue) => `  ${issue.path.join('.') || '(top level)'}: ${issue.message}`,
-  )
-  throw new ConfigError(`${file} is not valid:\n${problems.join('\n')}`)
+    (issue) => `  ${issue.path.join(".") || "(top level)"}: ${issue.message}`,
+  );
+  throw new ConfigError(`${file} is not valid:\n${problems.join("\n")}`);
 }

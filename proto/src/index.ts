@@ -1,0 +1,22 @@
+export type {
+  CallLimits,
+  ConnectOptions,
+  RpcFailure,
+  SidecarClient,
+  WatchEnd,
+  WatchHandlers,
+  WatchOptions,
+} from "./client.ts";
+export { connectSidecar, RpcError } from "./client.ts";
+export type { Lsn } from "./lsn.ts";
+export { formatLsn, parseLsn } from "./lsn.ts";
+export type {
+  CallContext,
+  SidecarHandlers,
+  SidecarServer,
+  SidecarServerOptions,
+  Subscription,
+} from "./server.ts";
+export { startSidecarServer } from "./server.ts";
+export type * from "./types.ts";
+export { extensionStates, postgresStates } from "./types.ts";

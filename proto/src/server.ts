@@ -1,0 +1,161 @@
+// The sidecar's end: typed handlers behind a gRPC server.
+
+import {
+  Server,
+  ServerCredentials,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+  type sendUnaryData,
+  status,
+} from "@grpc/grpc-js";
+import { ZodError } from "zod";
+import type * as t from "./types.ts";
+import { type Codec, codecs, SidecarService, statusCodec } from "./wire.ts";
+
+export type CallContext = {
+  /** Aborted when the caller gave up or its connection broke. */
+  readonly signal: AbortSignal;
+  readonly peer: string;
+};
+
+/** Sends one status; false when the watcher is too slow and should get nothing until `drained`. */
+export type Subscription = {
+  readonly send: (status: t.NodeStatus) => boolean;
+  readonly end: () => void;
+  readonly signal: AbortSignal;
+};
+
+export type SidecarHandlers = {
+  recruit(request: t.RecruitRequest, context: CallContext): Promise<t.Reply<t.Recruited>>;
+  fetch(request: t.FetchRequest, context: CallContext): Promise<t.Reply<t.Fetched>>;
+  elect(request: t.ElectRequest, context: CallContext): Promise<t.Reply<t.Elected>>;
+  follow(request: t.FollowRequest, context: CallContext): Promise<t.Reply<t.Followed>>;
+  changeRuleset(request: t.ChangeRulesetRequest, context: CallContext): Promise<t.Reply<t.RulesetChanged>>;
+  quiesce(request: t.QuiesceRequest, context: CallContext): Promise<t.Reply<t.Quiesced>>;
+  bootstrap(request: t.BootstrapRequest, context: CallContext): Promise<t.Reply<t.Bootstrapped>>;
+  control(request: t.ControlRequest, context: CallContext): Promise<t.Reply<t.Controlled>>;
+  getStatus(context: CallContext): Promise<t.NodeStatus>;
+  /** Called once per watcher; the subscription's signal says when it is over. */
+  watch(request: t.WatchRequest, subscription: Subscription): void;
+};
+
+export type SidecarServerOptions = {
+  readonly host: string;
+  /** 0: any free port. */
+  readonly port: number;
+  readonly credentials?: ServerCredentials;
+  /** A handler threw: a bug or an unexpected failure; the caller gets INTERNAL. */
+  readonly onError: (method: string, error: unknown) => void;
+};
+
+export type SidecarServer = {
+  readonly port: number;
+  /** Ends all calls; watchers see `closed` if their subscriptions were ended before. */
+  readonly stop: () => Promise<void>;
+};
+
+export async function startSidecarServer(
+  options: SidecarServerOptions,
+  handlers: SidecarHandlers,
+): Promise<SidecarServer> {
+  const server = new Server({
+    "grpc.max_receive_message_length": 16 * 1024 * 1024,
+    "grpc.so_reuseport": 0,
+  });
+
+  function unary<Request, Result>(
+    name: string,
+    codec: { readonly request: Codec<Request>; readonly reply: Codec<Result> },
+    handler: (request: Request, context: CallContext) => Promise<Result>,
+  ): (call: ServerUnaryCall<unknown, unknown>, callback: sendUnaryData<unknown>) => void {
+    return (call, callback) => {
+      let request: Request;
+      try {
+        request = codec.request.decode(call.request);
+      } catch (problem) {
+        callback({ code: status.INVALID_ARGUMENT, details: `${name}: ${describeProblem(problem)}` });
+        return;
+      }
+      const abort = new AbortController();
+      call.on("cancelled", () => abort.abort());
+      handler(request, { signal: abort.signal, peer: call.getPeer() }).then(
+        (result) => callback(null, codec.reply.encode(result)),
+        (error: unknown) => {
+          options.onError(name, error);
+          callback({
+            code: status.INTERNAL,
+            details: `${name}: ${error instanceof Error ? error.message : String(error)}`,
+          });
+        },
+      );
+    };
+  }
+
+  const emptyRequest: Codec<object> = { decode: () => ({}), encode: () => ({}) };
+  server.addService(SidecarService.service, {
+    recruit: unary("recruit", codecs.recruit, handlers.recruit),
+    fetch: unary("fetch", codecs.fetch, handlers.fetch),
+    elect: unary("elect", codecs.elect, handlers.elect),
+    follow: unary("follow", codecs.follow, handlers.follow),
+    changeRuleset: unary("changeRuleset", codecs.changeRuleset, handlers.changeRuleset),
+    quiesce: unary("quiesce", codecs.quiesce, handlers.quiesce),
+    bootstrap: unary("bootstrap", codecs.bootstrap, handlers.bootstrap),
+    control: unary("control", codecs.control, handlers.control),
+    getStatus: unary("getStatus", { request: emptyRequest, reply: statusCodec }, (_, context) =>
+      handlers.getStatus(context),
+    ),
+    watch: (call: ServerWritableStream<unknown, unknown>) => serveWatch(call, handlers),
+  });
+
+  const port = await new Promise<number>((resolve, reject) => {
+    server.bindAsync(
+      `${options.host}:${options.port}`,
+      options.credentials ?? ServerCredentials.createInsecure(),
+      (error, bound) => (error === null ? resolve(bound) : reject(error)),
+    );
+  });
+  return { port, stop: () => stopServer(server) };
+}
+
+function serveWatch(call: ServerWritableStream<unknown, unknown>, handlers: SidecarHandlers): void {
+  let request: t.WatchRequest;
+  try {
+    request = codecs.watch.request.decode(call.request);
+  } catch (problem) {
+    call.emit("error", { code: status.INVALID_ARGUMENT, details: `watch: ${describeProblem(problem)}` });
+    return;
+  }
+  const abort = new AbortController();
+  const over = (): void => abort.abort();
+  call.on("cancelled", over);
+  call.on("close", over);
+  call.on("error", over);
+  handlers.watch(request, {
+    signal: abort.signal,
+    send: (value) => (abort.signal.aborted ? false : call.write(statusCodec.encode(value))),
+    end: () => {
+      if (!abort.signal.aborted) call.end();
+    },
+  });
+}
+
+/** Lets calls in flight finish for a moment, then cuts them. */
+function stopServer(server: Server): Promise<void> {
+  const drainTimeoutMs = 500;
+  return new Promise((resolve) => {
+    const force = setTimeout(() => {
+      server.forceShutdown();
+      resolve();
+    }, drainTimeoutMs);
+    server.tryShutdown(() => {
+      clearTimeout(force);
+      resolve();
+    });
+  });
+}
+
+function describeProblem(problem: unknown): string {
+  if (problem instanceof ZodError)
+    return problem.issues.map((i) => `${i.path.join(".")}: ${i.message}`).join("; ");
+  return String(problem);
+}

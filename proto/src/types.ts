@@ -1,0 +1,173 @@
+// What coordinators and sidecars say to each other, as TypeScript. Written by hand; wire.ts turns the
+// loader's objects into these and back, so nothing of the wire passes beyond the adapters.
+
+import type { Lsn } from "./lsn.ts";
+
+export type Position = { readonly term: number; readonly lsn: Lsn };
+
+/** A ruleset as it travels: its own text is opaque here (JSON of the ruleset). */
+export type RulesetText = { readonly version: number; readonly text: string };
+
+/** The expected "no": a value, never an exception. */
+export type Refusal = {
+  readonly code: string;
+  readonly message: string;
+  readonly promisedTerm: number;
+  readonly promisedTo: string | null;
+};
+
+export type Refused = { readonly ok: false; readonly refusal: Refusal };
+export type Accepted<T> = { readonly ok: true } & T;
+export type Reply<T> = Accepted<T> | Refused;
+
+export type RecruitRequest = { readonly term: number; readonly coordinator: string; readonly reason: string };
+export type Recruited = {
+  readonly position: Position;
+  readonly commitLsn: Lsn | null;
+  readonly ruleset: RulesetText | null;
+  readonly tailRulesets: readonly RulesetText[];
+  readonly systemIdentifier: string | null;
+  readonly status: NodeStatus;
+};
+
+export type FetchRequest = {
+  readonly term: number;
+  readonly coordinator: string;
+  readonly from: string;
+  readonly host: string;
+  readonly port: number;
+  readonly target: Position;
+  readonly timeoutMs: number;
+};
+export type Fetched = { readonly position: Position };
+
+export type ElectRequest = {
+  readonly term: number;
+  readonly coordinator: string;
+  readonly rule: string;
+  readonly joint: readonly string[];
+  readonly ruleset: RulesetText;
+};
+export type Elected = { readonly position: Position };
+
+export type FollowRequest = {
+  readonly term: number;
+  readonly coordinator: string;
+  readonly leader: string;
+  readonly host: string;
+  readonly port: number;
+  readonly member: boolean;
+};
+export type Followed = { readonly done: "following" | "cloning" };
+
+export type ChangeRulesetRequest = {
+  readonly term: number;
+  readonly rule: string;
+  readonly ruleset: RulesetText;
+  readonly timeoutMs: number;
+};
+export type RulesetChanged = { readonly lsn: Lsn };
+
+export type QuiesceRequest = { readonly term: number; readonly on: boolean; readonly timeoutMs: number };
+export type Quiesced = { readonly lsn: Lsn | null };
+
+export type BootstrapRequest = { readonly cluster: string };
+export type Bootstrapped = { readonly systemIdentifier: string };
+
+export type ControlAction = "start" | "stop" | "restart" | "kill";
+export type ControlRequest = { readonly action: ControlAction };
+export type Controlled = { readonly status: NodeStatus };
+
+export type WatchRequest = { readonly watcher: string; readonly intervalMs: number };
+
+/** What the sidecar knows of the Postgres process. */
+export const postgresStates = [
+  "absent",
+  "stopped",
+  "crashed",
+  "starting",
+  "running",
+  "cloning",
+  "stopping",
+  "failed",
+] as const;
+export type PostgresState = (typeof postgresStates)[number];
+
+/** What the extension says about itself (docs/control-socket.md). */
+export const extensionStates = [
+  "starting",
+  "fenced",
+  "follower",
+  "fetching",
+  "candidate",
+  "elected",
+  "leader",
+  "stopping",
+] as const;
+export type ExtensionState = (typeof extensionStates)[number];
+
+export type Receiver = {
+  readonly state: "streaming" | "connecting" | "stopped";
+  readonly timeline: number;
+  readonly lastMessageAgeMs: number;
+};
+
+export type Follower = {
+  readonly node: string;
+  readonly member: boolean;
+  readonly pid: number;
+  readonly timeline: number;
+  readonly writtenLsn: Lsn | null;
+  readonly flushedLsn: Lsn | null;
+  readonly appliedLsn: Lsn | null;
+  readonly replyAgeMs: number;
+};
+
+export type Clone = { readonly from: string; readonly doneBytes: number; readonly totalBytes: number };
+
+export type NodeStatus = {
+  readonly node: string;
+  readonly zone: string;
+  readonly region: string;
+  readonly cluster: string;
+  readonly host: string;
+  readonly pgPort: number;
+  readonly grpcPort: number;
+  readonly httpPort: number;
+  readonly postgres: PostgresState;
+  /** null unless Postgres runs or starts and its control socket answers. */
+  readonly state: ExtensionState | null;
+  readonly term: number;
+  readonly promisedTerm: number;
+  readonly promisedTo: string | null;
+  readonly fenceTerm: number;
+  /** The postmaster's. */
+  readonly pid: number | null;
+  readonly inRecovery: boolean;
+  readonly consistent: boolean;
+  readonly position: Position | null;
+  readonly termStartLsn: Lsn | null;
+  readonly commitLsn: Lsn | null;
+  readonly receivedLsn: Lsn | null;
+  readonly flushedLsn: Lsn | null;
+  readonly appliedLsn: Lsn | null;
+  readonly rule: string | null;
+  readonly joint: readonly string[];
+  readonly ruleset: RulesetText | null;
+  readonly leader: string | null;
+  readonly receiver: Receiver | null;
+  readonly followers: readonly Follower[];
+  readonly quiesced: boolean;
+  readonly waiting: number;
+  readonly systemIdentifier: string | null;
+  /** Rises with every status of this sidecar process. */
+  readonly seq: number;
+  /** Why Postgres stopped last, in words. */
+  readonly lastExit: string | null;
+  /** An operator stopped this Postgres: don't repair. */
+  readonly operatorStopped: boolean;
+  readonly sidecarVersion: string;
+  /** Led `term` until it stopped or crashed. */
+  readonly wasLeader: boolean;
+  readonly clone: Clone | null;
+};
