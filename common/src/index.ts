@@ -1,0 +1,11 @@
+export { assert, assertNever } from "./assert.ts";
+export * from "./durable-file.ts";
+export { commonErrors } from "./error-codes.ts";
+export * from "./errors.ts";
+export { createLogger, createLoggerTo, type Logger, type LoggerOptions } from "./logging.ts";
+export * from "./os-user.ts";
+export { freePort, freePorts } from "./ports.ts";
+export * from "./processes.ts";
+export { redact, redactText } from "./redaction.ts";
+export { type RunOptions, type RunResult, run } from "./run.ts";
+export { type PollOptions, poll, sleep } from "./waiting.ts";
