@@ -8,8 +8,7 @@ export type {
   WatchOptions,
 } from "./client.ts";
 export { connectSidecar, RpcError } from "./client.ts";
-export type { Lsn } from "./lsn.ts";
-export { formatLsn, parseLsn } from "./lsn.ts";
+export { errorTable } from "./error-codes.ts";
 export type {
   CallContext,
   SidecarHandlers,

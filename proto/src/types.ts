@@ -1,9 +1,9 @@
 // What coordinators and sidecars say to each other, as TypeScript. Written by hand; wire.ts turns the
 // loader's objects into these and back, so nothing of the wire passes beyond the adapters.
 
-import type { Lsn } from "./lsn.ts";
+import type { CoordinatorId, Lsn, NodeId, Position, Term } from "@quorate/consensus/types.ts";
 
-export type Position = { readonly term: number; readonly lsn: Lsn };
+export type { CoordinatorId, Lsn, NodeId, Position, Term };
 
 /** A ruleset as it travels: its own text is opaque here (JSON of the ruleset). */
 export type RulesetText = { readonly version: number; readonly text: string };
@@ -12,15 +12,19 @@ export type RulesetText = { readonly version: number; readonly text: string };
 export type Refusal = {
   readonly code: string;
   readonly message: string;
-  readonly promisedTerm: number;
-  readonly promisedTo: string | null;
+  readonly promisedTerm: Term;
+  readonly promisedTo: CoordinatorId | null;
 };
 
 export type Refused = { readonly ok: false; readonly refusal: Refusal };
 export type Accepted<T> = { readonly ok: true } & T;
 export type Reply<T> = Accepted<T> | Refused;
 
-export type RecruitRequest = { readonly term: number; readonly coordinator: string; readonly reason: string };
+export type RecruitRequest = {
+  readonly term: Term;
+  readonly coordinator: CoordinatorId;
+  readonly reason: string;
+};
 export type Recruited = {
   readonly position: Position;
   readonly commitLsn: Lsn | null;
@@ -31,9 +35,9 @@ export type Recruited = {
 };
 
 export type FetchRequest = {
-  readonly term: number;
-  readonly coordinator: string;
-  readonly from: string;
+  readonly term: Term;
+  readonly coordinator: CoordinatorId;
+  readonly from: NodeId;
   readonly host: string;
   readonly port: number;
   readonly target: Position;
@@ -42,8 +46,8 @@ export type FetchRequest = {
 export type Fetched = { readonly position: Position };
 
 export type ElectRequest = {
-  readonly term: number;
-  readonly coordinator: string;
+  readonly term: Term;
+  readonly coordinator: CoordinatorId;
   readonly rule: string;
   readonly joint: readonly string[];
   readonly ruleset: RulesetText;
@@ -51,9 +55,9 @@ export type ElectRequest = {
 export type Elected = { readonly position: Position };
 
 export type FollowRequest = {
-  readonly term: number;
-  readonly coordinator: string;
-  readonly leader: string;
+  readonly term: Term;
+  readonly coordinator: CoordinatorId;
+  readonly leader: NodeId;
   readonly host: string;
   readonly port: number;
   readonly member: boolean;
@@ -61,14 +65,14 @@ export type FollowRequest = {
 export type Followed = { readonly done: "following" | "cloning" };
 
 export type ChangeRulesetRequest = {
-  readonly term: number;
+  readonly term: Term;
   readonly rule: string;
   readonly ruleset: RulesetText;
   readonly timeoutMs: number;
 };
 export type RulesetChanged = { readonly lsn: Lsn };
 
-export type QuiesceRequest = { readonly term: number; readonly on: boolean; readonly timeoutMs: number };
+export type QuiesceRequest = { readonly term: Term; readonly on: boolean; readonly timeoutMs: number };
 export type Quiesced = { readonly lsn: Lsn | null };
 
 export type BootstrapRequest = { readonly cluster: string };
@@ -108,25 +112,25 @@ export type ExtensionState = (typeof extensionStates)[number];
 
 export type Receiver = {
   readonly state: "streaming" | "connecting" | "stopped";
-  readonly timeline: number;
+  readonly timeline: Term;
   readonly lastMessageAgeMs: number;
 };
 
 export type Follower = {
-  readonly node: string;
+  readonly node: NodeId;
   readonly member: boolean;
   readonly pid: number;
-  readonly timeline: number;
+  readonly timeline: Term;
   readonly writtenLsn: Lsn | null;
   readonly flushedLsn: Lsn | null;
   readonly appliedLsn: Lsn | null;
   readonly replyAgeMs: number;
 };
 
-export type Clone = { readonly from: string; readonly doneBytes: number; readonly totalBytes: number };
+export type Clone = { readonly from: NodeId; readonly doneBytes: number; readonly totalBytes: number };
 
 export type NodeStatus = {
-  readonly node: string;
+  readonly node: NodeId;
   readonly zone: string;
   readonly region: string;
   readonly cluster: string;
@@ -137,10 +141,10 @@ export type NodeStatus = {
   readonly postgres: PostgresState;
   /** null unless Postgres runs or starts and its control socket answers. */
   readonly state: ExtensionState | null;
-  readonly term: number;
-  readonly promisedTerm: number;
-  readonly promisedTo: string | null;
-  readonly fenceTerm: number;
+  readonly term: Term;
+  readonly promisedTerm: Term;
+  readonly promisedTo: CoordinatorId | null;
+  readonly fenceTerm: Term;
   /** The postmaster's. */
   readonly pid: number | null;
   readonly inRecovery: boolean;
@@ -154,7 +158,7 @@ export type NodeStatus = {
   readonly rule: string | null;
   readonly joint: readonly string[];
   readonly ruleset: RulesetText | null;
-  readonly leader: string | null;
+  readonly leader: NodeId | null;
   readonly receiver: Receiver | null;
   readonly followers: readonly Follower[];
   readonly quiesced: boolean;

@@ -4,8 +4,16 @@
 import { fileURLToPath } from "node:url";
 import { loadPackageDefinition, type ServiceClientConstructor } from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
+import {
+  coordinatorId,
+  formatLsn,
+  isNodeId,
+  type Lsn,
+  noLsn,
+  parseLsn,
+  term as toTerm,
+} from "@quorate/consensus/types.ts";
 import { z } from "zod";
-import { formatLsn, type Lsn, parseLsn } from "./lsn.ts";
 import * as t from "./types.ts";
 
 type Wire = Record<string, unknown>;
@@ -16,6 +24,12 @@ export type Codec<T> = { readonly decode: (wire: unknown) => T; readonly encode:
 const uint32 = z.number().int().min(0).max(0xffffffff);
 const uint53 = z.number().int().min(0);
 const text = z.string();
+const term = uint32.transform(toTerm);
+const positiveTerm = uint32.min(1).transform(toTerm);
+const nodeId = z.string().refine(isNodeId, "not a node id");
+const maybeNodeId = z.union([z.literal("").transform(() => null), nodeId]);
+const coordinator = text.min(1).transform(coordinatorId);
+const maybeCoordinator = z.string().transform((s) => (s === "" ? null : coordinatorId(s)));
 const optionalText = z.string().transform((s) => (s === "" ? null : s));
 const maybeLsn = z.string().transform((s, ctx): Lsn | null => {
   if (s === "") return null;
@@ -25,28 +39,28 @@ const maybeLsn = z.string().transform((s, ctx): Lsn | null => {
 });
 const lsn = maybeLsn.transform((value, ctx): Lsn => {
   if (value === null) ctx.addIssue({ code: "custom", message: "the LSN is missing" });
-  return value ?? (0n as Lsn);
+  return value ?? noLsn;
 });
 const putLsn = (value: Lsn | null): string => (value === null ? "" : formatLsn(value));
 
-const position = z.object({ term: uint32, lsn });
+const position = z.object({ term, lsn });
 const ruleset = z.object({ version: uint53, text });
 const refusal = z.object({
   code: text.min(1),
   message: text,
-  promisedTerm: uint32,
-  promisedTo: optionalText,
+  promisedTerm: term,
+  promisedTo: maybeCoordinator,
 });
 const maybeReceiver = z.object({
   state: z.enum(["streaming", "connecting", "stopped"]),
-  timeline: uint32,
+  timeline: term,
   lastMessageAgeMs: uint32,
 });
 const follower = z.object({
-  node: text,
+  node: nodeId,
   member: z.boolean(),
   pid: uint32,
-  timeline: uint32,
+  timeline: term,
   writtenLsn: maybeLsn,
   flushedLsn: maybeLsn,
   appliedLsn: maybeLsn,
@@ -54,7 +68,7 @@ const follower = z.object({
 });
 
 const nodeStatus = z.object({
-  node: text.min(1),
+  node: nodeId,
   zone: text,
   region: text,
   cluster: text,
@@ -64,10 +78,10 @@ const nodeStatus = z.object({
   httpPort: uint32,
   postgres: z.enum(t.postgresStates),
   state: z.union([z.enum(t.extensionStates), z.literal("").transform(() => null)]),
-  term: uint32,
-  promisedTerm: uint32,
-  promisedTo: optionalText,
-  fenceTerm: uint32,
+  term,
+  promisedTerm: term,
+  promisedTo: maybeCoordinator,
+  fenceTerm: term,
   pid: uint32.transform((pid) => (pid === 0 ? null : pid)),
   inRecovery: z.boolean(),
   consistent: z.boolean(),
@@ -80,7 +94,7 @@ const nodeStatus = z.object({
   rule: optionalText,
   joint: z.array(text),
   ruleset: ruleset.nullable(),
-  leader: optionalText,
+  leader: maybeNodeId,
   receiver: maybeReceiver.nullable(),
   followers: z.array(follower),
   quiesced: z.boolean(),
@@ -91,7 +105,7 @@ const nodeStatus = z.object({
   operatorStopped: z.boolean(),
   sidecarVersion: text,
   wasLeader: z.boolean(),
-  clone: z.object({ from: text, doneBytes: uint53, totalBytes: uint53 }).nullable(),
+  clone: z.object({ from: nodeId, doneBytes: uint53, totalBytes: uint53 }).nullable(),
 });
 
 const putPosition = (p: t.Position): Wire => ({ term: p.term, lsn: putLsn(p.lsn) });
@@ -123,8 +137,8 @@ function putStatus(s: t.NodeStatus): Wire {
 }
 
 /** A message whose TypeScript shape equals its wire shape. */
-function plain<T extends Wire>(schema: z.ZodType<T>): Codec<T> {
-  return { decode: (wire) => schema.parse(wire), encode: (value) => ({ ...value }) };
+function plain<T extends object>(schema: z.ZodType<T>): Codec<T> {
+  return { decode: (wire) => schema.parse(wire), encode: (value) => ({ ...value }) as Wire };
 }
 
 /** A reply: either a refusal or the fields of `schema`. */
@@ -149,9 +163,9 @@ export const statusCodec: Codec<t.NodeStatus> = {
 };
 
 const fetchRequest = z.object({
-  term: uint32,
-  coordinator: text.min(1),
-  from: text.min(1),
+  term,
+  coordinator,
+  from: nodeId,
   host: text.min(1),
   port: uint32,
   target: position,
@@ -168,8 +182,8 @@ const recruited = z.object({
 });
 
 const electRequest = z.object({
-  term: uint32,
-  coordinator: text.min(1),
+  term,
+  coordinator,
   rule: text.min(1),
   joint: z.array(text),
   ruleset,
@@ -177,9 +191,7 @@ const electRequest = z.object({
 
 export const codecs = {
   recruit: {
-    request: plain<t.RecruitRequest>(
-      z.object({ term: uint32.min(1), coordinator: text.min(1), reason: text }),
-    ),
+    request: plain<t.RecruitRequest>(z.object({ term: positiveTerm, coordinator, reason: text })),
     reply: reply<t.Recruited>(recruited, (r) => ({
       ...r,
       position: putPosition(r.position),
@@ -205,9 +217,9 @@ export const codecs = {
   follow: {
     request: plain<t.FollowRequest>(
       z.object({
-        term: uint32.min(1),
-        coordinator: text.min(1),
-        leader: text.min(1),
+        term: positiveTerm,
+        coordinator,
+        leader: nodeId,
         host: text.min(1),
         port: uint32,
         member: z.boolean(),
@@ -217,12 +229,12 @@ export const codecs = {
   },
   changeRuleset: {
     request: plain<t.ChangeRulesetRequest>(
-      z.object({ term: uint32.min(1), rule: text.min(1), ruleset, timeoutMs: uint32 }),
+      z.object({ term: positiveTerm, rule: text.min(1), ruleset, timeoutMs: uint32 }),
     ),
     reply: reply<t.RulesetChanged>(z.object({ lsn }), (r) => ({ lsn: putLsn(r.lsn) })),
   },
   quiesce: {
-    request: plain<t.QuiesceRequest>(z.object({ term: uint32.min(1), on: z.boolean(), timeoutMs: uint32 })),
+    request: plain<t.QuiesceRequest>(z.object({ term: positiveTerm, on: z.boolean(), timeoutMs: uint32 })),
     reply: reply<t.Quiesced>(z.object({ lsn: maybeLsn }), (r) => ({ lsn: putLsn(r.lsn) })),
   },
   bootstrap: {

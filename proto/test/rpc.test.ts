@@ -2,6 +2,7 @@
 
 import { once } from "node:events";
 import { createServer, type Socket } from "node:net";
+import { coordinatorId, nodeId, term } from "@quorate/consensus/types.ts";
 import t, { type Test } from "tap";
 import {
   connectSidecar,
@@ -11,11 +12,12 @@ import {
   type SidecarHandlers,
   type SidecarServer,
   startSidecarServer,
+  type Term,
   type WatchEnd,
 } from "../src/index.ts";
 
 const status: NodeStatus = {
-  node: "n1",
+  node: nodeId("n1"),
   zone: "a",
   region: "local",
   cluster: "main",
@@ -25,14 +27,14 @@ const status: NodeStatus = {
   httpPort: 5521,
   postgres: "running",
   state: "leader",
-  term: 7,
-  promisedTerm: 4_294_967_295,
-  promisedTo: "o1",
-  fenceTerm: 7,
+  term: term(7),
+  promisedTerm: term(4_294_967_295),
+  promisedTo: coordinatorId("o1"),
+  fenceTerm: term(7),
   pid: 4711,
   inRecovery: false,
   consistent: true,
-  position: { term: 7, lsn: 0x1_0000_0001n as Lsn },
+  position: { term: term(7), lsn: 0x1_0000_0001n as Lsn },
   termStartLsn: 0x60n as Lsn,
   commitLsn: 0xffffffff_ffffffffn as Lsn,
   receivedLsn: null,
@@ -41,14 +43,14 @@ const status: NodeStatus = {
   rule: "2(n1,n2,n3)",
   joint: ["n1"],
   ruleset: { version: 3, text: '{"version":3}' },
-  leader: "n1",
-  receiver: { state: "streaming", timeline: 7, lastMessageAgeMs: 12 },
+  leader: nodeId("n1"),
+  receiver: { state: "streaming", timeline: term(7), lastMessageAgeMs: 12 },
   followers: [
     {
-      node: "n2",
+      node: nodeId("n2"),
       member: true,
       pid: 12,
-      timeline: 7,
+      timeline: term(7),
       writtenLsn: 3n as Lsn,
       flushedLsn: null,
       appliedLsn: null,
@@ -63,7 +65,7 @@ const status: NodeStatus = {
   operatorStopped: true,
   sidecarVersion: "0.1.0",
   wasLeader: true,
-  clone: { from: "n2", doneBytes: 10, totalBytes: 5_000_000_000_000 },
+  clone: { from: nodeId("n2"), doneBytes: 10, totalBytes: 5_000_000_000_000 },
 };
 
 const nothingKnown: NodeStatus = {
@@ -86,7 +88,7 @@ const nothingKnown: NodeStatus = {
   clone: null,
 };
 
-const refusal = { code: "stale_term", message: "no", promisedTerm: 9, promisedTo: "o2" };
+const refusal = { code: "stale_term", message: "no", promisedTerm: term(9), promisedTo: coordinatorId("o2") };
 const refused = { ok: false, refusal } as const;
 const limits = { deadlineMs: 5_000 };
 
@@ -96,7 +98,7 @@ const handlers: SidecarHandlers = {
       ? refused
       : {
           ok: true,
-          position: { term: 7, lsn: 5n as Lsn },
+          position: { term: term(7), lsn: 5n as Lsn },
           commitLsn: null,
           ruleset: null,
           tailRulesets: [{ version: 4, text: request.reason }],
@@ -133,49 +135,74 @@ function client(test: Test, port: number): ReturnType<typeof connectSidecar> {
   return sidecar;
 }
 
+function failureOf(promise: Promise<unknown>): Promise<unknown> {
+  return promise.then(
+    () => "no failure",
+    (error: unknown) => error,
+  );
+}
+
 t.test("every method carries its values there and back", async (t) => {
   const sidecar = client(t, (await serve(t)).port);
   t.same(await sidecar.getStatus(limits), status);
-  t.same(await sidecar.recruit({ term: 8, coordinator: "o1", reason: "r" }, limits), refused);
-  t.same(await sidecar.recruit({ term: 9, coordinator: "o1", reason: "r" }, limits), {
+  t.same(
+    await sidecar.recruit({ term: term(8), coordinator: coordinatorId("o1"), reason: "r" }, limits),
+    refused,
+  );
+  t.same(await sidecar.recruit({ term: term(9), coordinator: coordinatorId("o1"), reason: "r" }, limits), {
     ok: true,
-    position: { term: 7, lsn: 5n },
+    position: { term: term(7), lsn: 5n },
     commitLsn: null,
     ruleset: null,
     tailRulesets: [{ version: 4, text: "r" }],
     systemIdentifier: "1",
     status,
   });
-  const target = { term: 3, lsn: 0xabcd_00000001n as Lsn };
-  const peer = { coordinator: "o1", host: "h", port: 1 };
-  t.same(await sidecar.fetch({ ...peer, term: 9, from: "n2", target, timeoutMs: 1_000 }, limits), {
-    ok: true,
-    position: target,
-  });
+  const target = { term: term(3), lsn: 0xabcd_00000001n as Lsn };
+  const peer = { coordinator: coordinatorId("o1"), host: "h", port: 1 };
+  t.same(
+    await sidecar.fetch({ ...peer, term: term(9), from: nodeId("n2"), target, timeoutMs: 1_000 }, limits),
+    {
+      ok: true,
+      position: target,
+    },
+  );
   const ruleset = { version: 1, text: "{}" };
-  t.same(await sidecar.elect({ term: 9, coordinator: "o1", rule: "n1", joint: ["n1"], ruleset }, limits), {
-    ok: true,
-    position: { term: 9, lsn: 6n },
-  });
-  t.same(await sidecar.follow({ ...peer, term: 9, leader: "n2", member: true }, limits), {
+  t.same(
+    await sidecar.elect(
+      { term: term(9), coordinator: coordinatorId("o1"), rule: "n1", joint: ["n1"], ruleset },
+      limits,
+    ),
+    {
+      ok: true,
+      position: { term: term(9), lsn: 6n },
+    },
+  );
+  t.same(await sidecar.follow({ ...peer, term: term(9), leader: nodeId("n2"), member: true }, limits), {
     ok: true,
     done: "cloning",
   });
-  t.same(await sidecar.changeRuleset({ term: 9, rule: "n1", ruleset, timeoutMs: 1_000 }, limits), {
+  t.same(await sidecar.changeRuleset({ term: term(9), rule: "n1", ruleset, timeoutMs: 1_000 }, limits), {
     ok: true,
     lsn: 7n,
   });
-  t.same(await sidecar.quiesce({ term: 9, on: true, timeoutMs: 1_000 }, limits), { ok: true, lsn: null });
+  t.same(await sidecar.quiesce({ term: term(9), on: true, timeoutMs: 1_000 }, limits), {
+    ok: true,
+    lsn: null,
+  });
   t.same(await sidecar.bootstrap({ cluster: "main" }, limits), { ok: true, systemIdentifier: "1" });
   t.same(await sidecar.control({ action: "stop" }, limits), { ok: true, status: nothingKnown });
 });
 
 t.test("a request that breaks the contract is refused by the server with its reason", async (t) => {
   const sidecar = client(t, (await serve(t)).port);
-  await t.rejects(sidecar.recruit({ term: 0, coordinator: "o1", reason: "" }, limits), {
-    failure: "protocol",
-    message: /term/,
-  });
+  await t.rejects(
+    sidecar.recruit({ term: 0 as Term, coordinator: coordinatorId("o1"), reason: "" }, limits),
+    {
+      failure: "protocol",
+      message: /term/,
+    },
+  );
 });
 
 t.test("a handler that throws is an internal error and is reported to the server's owner", async (t) => {
@@ -204,20 +231,21 @@ t.test("deadline, abort and a dead address are told apart", async (t) => {
     },
   });
   const sidecar = client(t, server.port);
-  await t.rejects(sidecar.getStatus({ deadlineMs: 50 }), { failure: "timeout" });
+  t.match(await failureOf(sidecar.getStatus({ deadlineMs: 50 })), {
+    failure: "timeout",
+    code: "rpc_timeout",
+  });
   const abort = new AbortController();
   const pending = sidecar.getStatus({ signal: abort.signal, deadlineMs: 5_000 });
   abort.abort();
-  await t.rejects(pending, { failure: "aborted" });
-  await t.rejects(sidecar.getStatus({ signal: abort.signal }), { failure: "aborted" });
+  t.match(await failureOf(pending), { failure: "aborted" });
+  t.match(await failureOf(sidecar.getStatus({ signal: abort.signal })), { failure: "aborted" });
 
   const unused = createServer().listen(0, "127.0.0.1");
   await once(unused, "listening");
   const { port } = unused.address() as { port: number };
   unused.close();
-  const error: unknown = await client(t, port)
-    .getStatus(limits)
-    .catch((caught: unknown) => caught);
+  const error = await failureOf(client(t, port).getStatus(limits));
   t.type(error, RpcError);
   t.match(error, { failure: "refused", code: "rpc_refused" });
 });
