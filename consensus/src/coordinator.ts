@@ -1,0 +1,643 @@
+// One leader change, from the term number to a leader that admits writes, as a step machine. An attempt is one
+// term: when it fails nothing is lost, and the next attempt takes a higher term. The shell performs the effects,
+// and hands every answer back with the id of the call that it answers.
+
+import {
+  explainShortage,
+  furtherNodes,
+  judge,
+  type Report,
+  type Reports,
+  type Shortage,
+  type Verdict,
+} from "./recruitment.ts";
+import { formatRule } from "./rule.ts";
+import { allNodes, cohortIds, formatRuleset, type Ruleset } from "./ruleset.ts";
+import {
+  assert,
+  assertNever,
+  type CoordinatorId,
+  comparePositions,
+  maxTerm,
+  type NodeId,
+  noTerm,
+  type Position,
+  type Term,
+  term,
+} from "./types.ts";
+
+export interface CoordinatorOptions {
+  /** How long to wait for the remaining reports once those at hand suffice. */
+  readonly graceMs: number;
+  readonly recruitTimeoutMs: number;
+  readonly fetchTimeoutMs: number;
+  readonly electTimeoutMs: number;
+  readonly followTimeoutMs: number;
+  /** From the candidate's term record on its own disk until it admits writes. */
+  readonly establishTimeoutMs: number;
+  readonly backoffMinMs: number;
+  readonly backoffMaxMs: number;
+}
+
+export const defaultCoordinatorOptions: CoordinatorOptions = {
+  graceMs: 20,
+  recruitTimeoutMs: 1_000,
+  fetchTimeoutMs: 30_000,
+  electTimeoutMs: 5_000,
+  followTimeoutMs: 30_000,
+  establishTimeoutMs: 10_000,
+  backoffMinMs: 50,
+  backoffMaxMs: 5_000,
+};
+
+export interface ChangeRequest {
+  readonly reason: string;
+  /** Every ruleset that the shell has seen; the nodes of all of them are recruited. */
+  readonly rulesets: readonly Ruleset[];
+  /** The highest term seen in any status or refusal. */
+  readonly highestTerm: Term;
+  /** Operator's choice: this candidate or none. */
+  readonly candidate?: NodeId;
+  /** Tie-break among equally advanced candidates. */
+  readonly preferZone?: string;
+  /** Coordinator method of a rules change: the establishment carries this ruleset. Also the first ruleset of a new cluster. */
+  readonly newRuleset?: Ruleset;
+  /** First leader of a new cluster: a node without any ruleset is acceptable, `newRuleset` alone counts. */
+  readonly bootstrap?: boolean;
+  /** Wait this long before establishing unless every eligible leader was recruited (read leases). Default 0. */
+  readonly leaseWaitMs?: number;
+  /** 0 ≤ jitter < 1, random, from the shell: used when the attempt fails. */
+  readonly jitter: number;
+}
+
+export type CallMethod = "recruit" | "fetch" | "elect" | "follow";
+
+interface CallBase {
+  /** Unique within this coordinator's life; the reply carries it. */
+  readonly id: string;
+  readonly term: Term;
+  readonly coordinator: CoordinatorId;
+  readonly node: NodeId;
+  readonly timeoutMs: number;
+}
+
+export type Call = CallBase &
+  (
+    | { readonly method: "recruit"; readonly reason: string }
+    | { readonly method: "fetch"; readonly from: NodeId; readonly target: Position }
+    | {
+        readonly method: "elect";
+        readonly rule: string;
+        readonly joint: readonly string[];
+        readonly ruleset: { readonly version: number; readonly text: string };
+      }
+    | { readonly method: "follow"; readonly leader: NodeId; readonly member: boolean }
+  );
+
+export interface Refusal {
+  readonly code: string;
+  readonly message: string;
+  readonly promisedTerm?: Term;
+}
+
+export type CallResult =
+  | { readonly kind: "recruited"; readonly report: Report }
+  | { readonly kind: "fetched"; readonly position: Position }
+  | { readonly kind: "elected"; readonly position: Position }
+  | { readonly kind: "following" }
+  | { readonly kind: "refused"; readonly refusal: Refusal }
+  /** No answer: connection refused, reset, or timed out. */
+  | { readonly kind: "unreachable"; readonly message: string };
+
+export type TimerName = "recruit" | "grace" | "lease" | "establish";
+
+export type CoordinatorEvent =
+  | { readonly kind: "begin"; readonly request: ChangeRequest }
+  | { readonly kind: "reply"; readonly callId: string; readonly result: CallResult }
+  | { readonly kind: "timer"; readonly timerId: string }
+  /** From the candidate's status stream. */
+  | {
+      readonly kind: "status";
+      readonly node: NodeId;
+      readonly state: string;
+      readonly term: Term;
+      readonly promisedTerm: Term;
+      readonly running: boolean;
+    }
+  | { readonly kind: "abandon"; readonly reason: string };
+
+export type CoordinatorEffect =
+  | { readonly kind: "call"; readonly call: Call }
+  | { readonly kind: "timer"; readonly timerId: string; readonly afterMs: number }
+  /** Progress in words, for the log and for `explain`. */
+  | { readonly kind: "note"; readonly text: string }
+  | { readonly kind: "finished"; readonly outcome: Outcome };
+
+export type Outcome =
+  | { readonly kind: "established"; readonly term: Term; readonly leader: NodeId; readonly ruleset: Ruleset }
+  | {
+      readonly kind: "failed";
+      readonly term: Term;
+      readonly reason: string;
+      readonly shortages: readonly Shortage[];
+      readonly retryAfterMs: number;
+      readonly highestTerm: Term;
+    };
+
+export type Phase =
+  | { readonly kind: "recruiting"; readonly graceStarted: boolean }
+  | { readonly kind: "leaseWait"; readonly plan: Plan }
+  | { readonly kind: "fetching"; readonly plan: Plan }
+  | { readonly kind: "electing"; readonly plan: Plan }
+  | { readonly kind: "establishing"; readonly plan: Plan };
+
+/** Fixed once the recruited set was judged sufficient. */
+export interface Plan {
+  readonly candidate: NodeId;
+  readonly newest: NodeId;
+  readonly target: Position;
+  readonly ruleset: Ruleset;
+  readonly rulesets: readonly Ruleset[];
+  readonly needsFetch: boolean;
+}
+
+export interface Attempt {
+  readonly term: Term;
+  readonly request: ChangeRequest;
+  readonly phase: Phase;
+  readonly reports: Reports;
+  readonly asked: ReadonlySet<NodeId>;
+  /** Recruited after the plan was made: not counted, pointed at the leader once there is one. */
+  readonly lateRecruits: ReadonlySet<NodeId>;
+  /** Why a node that was asked is not recruited. */
+  readonly failures: ReadonlyMap<NodeId, string>;
+  readonly pendingCalls: ReadonlyMap<string, { readonly method: CallMethod; readonly node: NodeId }>;
+  readonly pendingTimers: ReadonlySet<string>;
+}
+
+export interface CoordinatorState {
+  readonly id: CoordinatorId;
+  readonly options: CoordinatorOptions;
+  /** The highest term seen or used: an own term is never used twice. */
+  readonly highestTerm: Term;
+  readonly failedAttempts: number;
+  readonly attempt: Attempt | null;
+}
+
+export interface CoordinatorStep {
+  readonly state: CoordinatorState;
+  readonly effects: readonly CoordinatorEffect[];
+}
+
+export function initialCoordinator(
+  id: CoordinatorId,
+  options: CoordinatorOptions = defaultCoordinatorOptions,
+): CoordinatorState {
+  return { id, options, highestTerm: noTerm, failedAttempts: 0, attempt: null };
+}
+
+/** The one place where late, repeated and superseded answers are dropped. */
+export function isStale(state: CoordinatorState, event: CoordinatorEvent): boolean {
+  const { attempt } = state;
+  switch (event.kind) {
+    case "begin":
+      return attempt !== null;
+    case "reply":
+      return attempt === null || !attempt.pendingCalls.has(event.callId);
+    case "timer":
+      return attempt === null || !attempt.pendingTimers.has(event.timerId);
+    case "status":
+      return (
+        attempt === null ||
+        attempt.phase.kind !== "establishing" ||
+        attempt.phase.plan.candidate !== event.node
+      );
+    case "abandon":
+      return attempt === null;
+    default:
+      return assertNever(event);
+  }
+}
+
+export function stepCoordinator(state: CoordinatorState, event: CoordinatorEvent): CoordinatorStep {
+  if (isStale(state, event)) {
+    return { state, effects: [] };
+  }
+  const work = new Work(state);
+  switch (event.kind) {
+    case "begin":
+      begin(work, event.request);
+      break;
+    case "reply":
+      onReply(work, event.callId, event.result);
+      break;
+    case "timer":
+      onTimer(work, event.timerId);
+      break;
+    case "status":
+      onStatus(work, event);
+      break;
+    case "abandon":
+      fail(work, `abandoned: ${event.reason}`, []);
+      break;
+    default:
+      assertNever(event);
+  }
+  return work.done();
+}
+
+/** Collects the changes of one step; the values inside are immutable. */
+class Work {
+  state: CoordinatorState;
+  readonly effects: CoordinatorEffect[] = [];
+
+  constructor(state: CoordinatorState) {
+    this.state = state;
+  }
+
+  get attempt(): Attempt {
+    assert(this.state.attempt !== null, "an attempt is under way");
+    return this.state.attempt;
+  }
+
+  change(attempt: Partial<Attempt>): void {
+    this.state = { ...this.state, attempt: { ...this.attempt, ...attempt } };
+  }
+
+  call(method: CallMethod, node: NodeId, make: (base: CallBase) => Call, timeoutMs: number): void {
+    const id = `${this.attempt.term}/${method}/${node}`;
+    const call = make({ id, term: this.attempt.term, coordinator: this.state.id, node, timeoutMs });
+    this.change({ pendingCalls: new Map(this.attempt.pendingCalls).set(id, { method, node }) });
+    this.effects.push({ kind: "call", call });
+  }
+
+  timer(name: TimerName, afterMs: number): void {
+    const timerId = `${this.attempt.term}/${name}`;
+    this.change({ pendingTimers: new Set(this.attempt.pendingTimers).add(timerId) });
+    this.effects.push({ kind: "timer", timerId, afterMs });
+  }
+
+  note(text: string): void {
+    this.effects.push({ kind: "note", text });
+  }
+
+  sawTerm(seen: Term | undefined): void {
+    if (seen !== undefined && seen > this.state.highestTerm) {
+      this.state = { ...this.state, highestTerm: seen };
+    }
+  }
+
+  done(): CoordinatorStep {
+    return { state: this.state, effects: this.effects };
+  }
+}
+
+function begin(work: Work, request: ChangeRequest): void {
+  work.sawTerm(request.highestTerm);
+  assert(work.state.highestTerm < maxTerm, "the term numbers are used up");
+  const attemptTerm = term(work.state.highestTerm + 1);
+  work.sawTerm(attemptTerm);
+  work.state = {
+    ...work.state,
+    attempt: {
+      term: attemptTerm,
+      request,
+      phase: { kind: "recruiting", graceStarted: false },
+      reports: new Map(),
+      asked: new Set(),
+      lateRecruits: new Set(),
+      failures: new Map(),
+      pendingCalls: new Map(),
+      pendingTimers: new Set(),
+    },
+  };
+  work.note(`term ${attemptTerm}: ${request.reason}`);
+  const known =
+    request.newRuleset === undefined ? request.rulesets : [...request.rulesets, request.newRuleset];
+  recruit(work, allNodes(known));
+  if (work.attempt.asked.size === 0) {
+    fail(work, "no ruleset known, thus nobody to recruit", [{ kind: "no_report" }]);
+    return;
+  }
+  work.timer("recruit", work.state.options.recruitTimeoutMs);
+}
+
+function recruit(work: Work, nodes: readonly NodeId[]): void {
+  const { options } = work.state;
+  for (const id of nodes) {
+    work.change({ asked: new Set(work.attempt.asked).add(id) });
+    const { reason } = work.attempt.request;
+    work.call("recruit", id, (base) => ({ ...base, method: "recruit", reason }), options.recruitTimeoutMs);
+  }
+}
+
+function onReply(work: Work, callId: string, result: CallResult): void {
+  const pending = work.attempt.pendingCalls.get(callId);
+  assert(pending !== undefined, "stale replies were dropped before");
+  const pendingCalls = new Map(work.attempt.pendingCalls);
+  pendingCalls.delete(callId);
+  work.change({ pendingCalls });
+  if (result.kind === "refused") {
+    work.sawTerm(result.refusal.promisedTerm);
+  }
+  switch (pending.method) {
+    case "recruit":
+      onRecruitReply(work, pending.node, result);
+      return;
+    case "fetch":
+      onFetchReply(work, result);
+      return;
+    case "elect":
+      onElectReply(work, result);
+      return;
+    case "follow":
+      if (result.kind !== "following") {
+        work.note(`${pending.node} does not follow yet: ${describe(result)}`);
+      }
+      return;
+    default:
+      assertNever(pending.method);
+  }
+}
+
+function onRecruitReply(work: Work, node: NodeId, result: CallResult): void {
+  if (result.kind !== "recruited") {
+    work.change({ failures: new Map(work.attempt.failures).set(node, describe(result)) });
+    work.note(`${node} not recruited: ${describe(result)}`);
+  } else {
+    assert(result.report.node === node, "a report names its node");
+    if (work.attempt.phase.kind !== "recruiting") {
+      // Too late to be counted; it has left the older terms, so it needs a leader.
+      follow(work, node);
+      return;
+    }
+    work.change({ reports: new Map(work.attempt.reports).set(node, result.report) });
+    recruit(work, furtherNodes(work.attempt.reports, work.attempt.asked));
+  }
+  if (work.attempt.phase.kind === "recruiting") {
+    considerRecruits(work);
+  }
+}
+
+function verdictOf(attempt: Attempt): Verdict {
+  const { request, reports } = attempt;
+  const wish = {
+    ...(request.candidate === undefined ? {} : { only: request.candidate }),
+    ...(request.preferZone === undefined ? {} : { zone: request.preferZone }),
+  };
+  const verdict = judge({ reports, newRuleset: request.newRuleset, wish });
+  if (
+    verdict.newest !== null &&
+    verdict.newest.ruleset === null &&
+    verdict.newest.tailRulesets.length === 0 &&
+    request.bootstrap !== true
+  ) {
+    return { ok: false, rulesets: [], newest: verdict.newest, shortages: [{ kind: "no_ruleset" }] };
+  }
+  return verdict;
+}
+
+function considerRecruits(work: Work): void {
+  const { attempt } = work;
+  assert(attempt.phase.kind === "recruiting", "recruits are considered while recruiting");
+  const allAnswered = ![...attempt.pendingCalls.values()].some((call) => call.method === "recruit");
+  const verdict = verdictOf(attempt);
+  if (verdict.ok) {
+    if (allAnswered || work.state.options.graceMs === 0) {
+      proceed(work);
+    } else if (!attempt.phase.graceStarted) {
+      work.change({ phase: { kind: "recruiting", graceStarted: true } });
+      work.timer("grace", work.state.options.graceMs);
+    }
+  } else if (allAnswered) {
+    failForShortages(work, verdict.shortages);
+  }
+}
+
+/** The recruited set is fixed now; from here on only the candidate's answers matter. */
+function proceed(work: Work): void {
+  const { attempt } = work;
+  const verdict = verdictOf(attempt);
+  if (!verdict.ok) {
+    failForShortages(work, verdict.shortages);
+    return;
+  }
+  const { newest, candidate, rulesets } = verdict;
+  const ruleset = rulesets.at(-1);
+  assert(ruleset !== undefined, "a valid verdict names a ruleset");
+  const { newRuleset } = attempt.request;
+  const known = rulesets.filter((other) => other !== ruleset);
+  if (newRuleset !== undefined && known.some((other) => other.version >= newRuleset.version)) {
+    fail(work, `ruleset ${newRuleset.version} is not newer than every ruleset in the log`, []);
+    return;
+  }
+  const plan: Plan = {
+    candidate: candidate.node,
+    newest: newest.node,
+    target: newest.position,
+    ruleset,
+    rulesets,
+    needsFetch: comparePositions(candidate.position, newest.position) < 0,
+  };
+  work.note(
+    `term ${attempt.term}: recruited ${[...attempt.reports.keys()].join(", ")}; newest log on ${newest.node}; candidate ${candidate.node}`,
+  );
+  const { leaseWaitMs = 0 } = attempt.request;
+  const leadersRecruited = rulesets.every((each) =>
+    [...each.leaders.keys()].every((id) => attempt.reports.has(id)),
+  );
+  if (leaseWaitMs > 0 && !leadersRecruited) {
+    work.change({ phase: { kind: "leaseWait", plan } });
+    work.timer("lease", leaseWaitMs);
+    return;
+  }
+  propagate(work, plan);
+}
+
+function propagate(work: Work, plan: Plan): void {
+  if (!plan.needsFetch) {
+    elect(work, plan);
+    return;
+  }
+  work.change({ phase: { kind: "fetching", plan } });
+  const make = (base: CallBase): Call => ({
+    ...base,
+    method: "fetch",
+    from: plan.newest,
+    target: plan.target,
+  });
+  work.call("fetch", plan.candidate, make, work.state.options.fetchTimeoutMs);
+}
+
+function onFetchReply(work: Work, result: CallResult): void {
+  const { phase } = work.attempt;
+  assert(phase.kind === "fetching", "a fetch is answered while fetching");
+  if (result.kind !== "fetched") {
+    fail(
+      work,
+      `${phase.plan.candidate} could not fetch the log of ${phase.plan.newest}: ${describe(result)}`,
+      [],
+    );
+    return;
+  }
+  if (comparePositions(result.position, phase.plan.target) !== 0) {
+    fail(
+      work,
+      `${phase.plan.candidate} fetched up to another position than that of ${phase.plan.newest}`,
+      [],
+    );
+    return;
+  }
+  elect(work, phase.plan);
+}
+
+function elect(work: Work, plan: Plan): void {
+  const rule = plan.ruleset.leaders.get(plan.candidate);
+  assert(rule !== undefined, "the candidate may lead under the ruleset of the term");
+  const ruleText = formatRule(rule);
+  const joint = new Set<string>();
+  for (const other of plan.rulesets) {
+    const otherRule = other.leaders.get(plan.candidate);
+    assert(otherRule !== undefined, "the candidate may lead under every ruleset that may count");
+    joint.add(formatRule(otherRule));
+  }
+  joint.delete(ruleText);
+  work.change({ phase: { kind: "electing", plan } });
+  const make = (base: CallBase): Call => ({
+    ...base,
+    method: "elect",
+    rule: ruleText,
+    joint: [...joint],
+    ruleset: { version: plan.ruleset.version, text: formatRuleset(plan.ruleset) },
+  });
+  work.call("elect", plan.candidate, make, work.state.options.electTimeoutMs);
+}
+
+function onElectReply(work: Work, result: CallResult): void {
+  const { phase } = work.attempt;
+  assert(phase.kind === "electing", "an elect is answered while electing");
+  const { plan } = phase;
+  if (result.kind !== "elected") {
+    fail(work, `${plan.candidate} did not begin term ${work.attempt.term}: ${describe(result)}`, []);
+    return;
+  }
+  work.change({ phase: { kind: "establishing", plan } });
+  for (const id of work.attempt.reports.keys()) {
+    follow(work, id);
+  }
+  for (const id of work.attempt.lateRecruits) {
+    follow(work, id);
+  }
+  work.timer("establish", work.state.options.establishTimeoutMs);
+}
+
+function follow(work: Work, id: NodeId): void {
+  const { phase } = work.attempt;
+  if (phase.kind !== "establishing") {
+    work.change({ lateRecruits: new Set(work.attempt.lateRecruits).add(id) });
+    return;
+  }
+  const { plan } = phase;
+  if (id === plan.candidate) {
+    return;
+  }
+  const member = plan.rulesets.some((ruleset) => cohortIds(ruleset).includes(id));
+  const make = (base: CallBase): Call => ({ ...base, method: "follow", leader: plan.candidate, member });
+  work.call("follow", id, make, work.state.options.followTimeoutMs);
+}
+
+function onTimer(work: Work, timerId: string): void {
+  const pendingTimers = new Set(work.attempt.pendingTimers);
+  pendingTimers.delete(timerId);
+  work.change({ pendingTimers });
+  const { phase } = work.attempt;
+  const name = timerId.slice(timerId.indexOf("/") + 1) as TimerName;
+  switch (name) {
+    case "recruit":
+    case "grace":
+      if (phase.kind === "recruiting") {
+        proceed(work);
+      }
+      return;
+    case "lease":
+      assert(phase.kind === "leaseWait", "the lease timer runs while waiting for the lease");
+      propagate(work, phase.plan);
+      return;
+    case "establish":
+      if (phase.kind === "establishing") {
+        fail(work, `${phase.plan.candidate} was not confirmed by its quorum in time`, []);
+      }
+      return;
+    default:
+      assertNever(name);
+  }
+}
+
+function onStatus(work: Work, event: Extract<CoordinatorEvent, { kind: "status" }>): void {
+  const { phase } = work.attempt;
+  const attemptTerm = work.attempt.term;
+  assert(phase.kind === "establishing", "statuses count while establishing");
+  work.sawTerm(event.promisedTerm);
+  if (event.promisedTerm > attemptTerm) {
+    fail(work, `${event.node} left term ${attemptTerm} for term ${event.promisedTerm}`, []);
+  } else if (event.state === "leader" && event.term === attemptTerm) {
+    const { candidate, ruleset } = phase.plan;
+    work.note(`term ${attemptTerm}: ${candidate} leads`);
+    work.state = { ...work.state, attempt: null, failedAttempts: 0 };
+    work.effects.push({
+      kind: "finished",
+      outcome: { kind: "established", term: attemptTerm, leader: candidate, ruleset },
+    });
+  } else if (!event.running) {
+    fail(work, `Postgres of ${event.node} stopped before it led`, []);
+  }
+}
+
+function failForShortages(work: Work, shortages: readonly Shortage[]): void {
+  const unanswered = [...work.attempt.asked].filter(
+    (id) => !work.attempt.reports.has(id) && !work.attempt.failures.has(id),
+  );
+  const reasons = shortages.map(explainShortage);
+  for (const [id, failure] of work.attempt.failures) {
+    reasons.push(`${id}: ${failure}`);
+  }
+  for (const id of unanswered) {
+    reasons.push(`${id}: no answer within ${work.state.options.recruitTimeoutMs} ms`);
+  }
+  fail(work, reasons.join(". "), shortages);
+}
+
+function fail(work: Work, reason: string, shortages: readonly Shortage[]): void {
+  const { attempt } = work;
+  const failedAttempts = work.state.failedAttempts + 1;
+  const retryAfterMs = backoffMs(failedAttempts, attempt.request.jitter, work.state.options);
+  work.note(`term ${attempt.term} failed: ${reason}`);
+  work.state = { ...work.state, attempt: null, failedAttempts };
+  const { highestTerm } = work.state;
+  work.effects.push({
+    kind: "finished",
+    outcome: { kind: "failed", term: attempt.term, reason, shortages, retryAfterMs, highestTerm },
+  });
+}
+
+/** Exponential, with full jitter above a small floor, so that racing coordinators part. */
+export function backoffMs(failedAttempts: number, jitter: number, options: CoordinatorOptions): number {
+  const ceiling = Math.min(options.backoffMaxMs, options.backoffMinMs * 2 ** Math.min(failedAttempts, 16));
+  return Math.round(options.backoffMinMs + jitter * (ceiling - options.backoffMinMs));
+}
+
+function describe(result: CallResult): string {
+  switch (result.kind) {
+    case "refused":
+      return `${result.refusal.code}: ${result.refusal.message}`;
+    case "unreachable":
+      return `unreachable: ${result.message}`;
+    case "recruited":
+    case "fetched":
+    case "elected":
+    case "following":
+      return `unexpected answer "${result.kind}"`;
+    default:
+      return assertNever(result);
+  }
+}

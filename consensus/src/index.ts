@@ -1,0 +1,13 @@
+// The consensus core: pure values and functions. No I/O, no clock, no randomness; shells perform the effects.
+
+export * from "./coordinator.ts";
+export * from "./detector.ts";
+export * from "./node.ts";
+export * from "./observation.ts";
+export * from "./planned-change.ts";
+export * from "./policy.ts";
+export * from "./recruitment.ts";
+export * from "./rule.ts";
+export * from "./ruleset.ts";
+export * from "./ruleset-change.ts";
+export * from "./types.ts";

@@ -1,0 +1,180 @@
+// What an orchestrator sees of the nodes, and the facts that follow from it. Ages and times are data.
+
+import type { PostgresState } from "./node.ts";
+import { canBlock, canFulfil, type NodeSet, type Rule } from "./rule.ts";
+import { cohortIds, type Ruleset } from "./ruleset.ts";
+import { compareIds, type NodeId, noTerm, type Term } from "./types.ts";
+
+/** The extension's state (docs/control-socket.md); empty while Postgres doesn't run. */
+export type ExtensionState =
+  | ""
+  | "starting"
+  | "fenced"
+  | "follower"
+  | "fetching"
+  | "candidate"
+  | "elected"
+  | "leader"
+  | "stopping";
+
+/** The parts of NodeStatus (proto/quorate.proto) that decisions depend on. */
+export interface NodeView {
+  readonly postgres: PostgresState;
+  readonly state: ExtensionState;
+  readonly term: Term;
+  readonly promisedTerm: Term;
+  readonly inRecovery: boolean;
+  /** Whom it follows; itself when it leads. */
+  readonly leader: NodeId | null;
+  readonly receiver: {
+    readonly state: "streaming" | "connecting" | "stopped";
+    readonly timeline: Term;
+    readonly lastMessageAgeMs: number;
+  } | null;
+  readonly followers: readonly {
+    readonly node: NodeId;
+    readonly timeline: Term;
+    readonly replyAgeMs: number;
+  }[];
+  readonly ruleset: Ruleset | null;
+  /** Led `term` until its Postgres stopped or crashed. */
+  readonly wasLeader: boolean;
+  readonly operatorStopped: boolean;
+}
+
+/** The orchestrator's connection to the sidecar. `reset`: broken by the other side; `silent`: open, but nothing arrives. */
+export type Link = "connected" | "reset" | "silent" | "unknown";
+
+export interface Observed {
+  readonly id: NodeId;
+  readonly link: Link;
+  readonly linkSinceMs: number;
+  /** The last status; may be old when the link is not connected. */
+  readonly view: NodeView | null;
+  readonly viewAtMs: number;
+  /** When this node's promised term was last seen to rise. */
+  readonly promiseRoseAtMs: number;
+}
+
+export interface Observation {
+  readonly nowMs: number;
+  readonly nodes: ReadonlyMap<NodeId, Observed>;
+  /** The rulesets that this orchestrator believes to be in force, oldest first; usually one. */
+  readonly rulesets: readonly Ruleset[];
+  /** 0 acts first; each further orchestrator waits a little longer. */
+  readonly rank: number;
+  /** Nodes that a repair of this orchestrator is working on. */
+  readonly busy: NodeSet;
+}
+
+/** The newest claim to leadership, alive or dead. */
+export interface LeaderFact {
+  readonly id: NodeId;
+  readonly term: Term;
+  readonly observed: Observed;
+  readonly view: NodeView;
+  readonly standing: "leads" | "establishing" | "gone";
+}
+
+const claimingStates: ReadonlySet<ExtensionState> = new Set(["leader", "elected", "candidate"]);
+
+export function leaderOf(observation: Observation): LeaderFact | null {
+  let best: LeaderFact | null = null;
+  for (const observed of observation.nodes.values()) {
+    const { view } = observed;
+    if (view === null) {
+      continue;
+    }
+    const runs = claimingStates.has(view.state);
+    if (!runs && !view.wasLeader) {
+      continue;
+    }
+    if (
+      best === null ||
+      view.term > best.term ||
+      (view.term === best.term && runs && best.standing === "gone")
+    ) {
+      const standing = !runs ? "gone" : view.state === "leader" ? "leads" : "establishing";
+      best = { id: observed.id, term: view.term, observed, view, standing };
+    }
+  }
+  return best;
+}
+
+/** Connected, with a Postgres that answers on its control socket. */
+export function canBeRecruited(observed: Observed | undefined): boolean {
+  return (
+    observed?.link === "connected" &&
+    observed.view !== null &&
+    (observed.view.postgres === "running" || observed.view.postgres === "starting")
+  );
+}
+
+export function recruitable(observation: Observation): Set<NodeId> {
+  return new Set([...observation.nodes.values()].filter(canBeRecruited).map((observed) => observed.id));
+}
+
+/** Which leaders could go on, and whether anybody could lead, if exactly these nodes were recruited. */
+export function changeProblem(rulesets: readonly Ruleset[], nodes: ReadonlySet<NodeId>): string | null {
+  if (rulesets.length === 0) {
+    return "no ruleset is known";
+  }
+  for (const ruleset of rulesets) {
+    for (const [leader, rule] of ruleset.leaders) {
+      if (!nodes.has(leader) && !canBlock(rule, nodes)) {
+        const missing = cohortIds(ruleset).filter((id) => !nodes.has(id));
+        return `${leader} could still lead (ruleset ${ruleset.version}); out of reach: ${missing.join(", ")}`;
+      }
+    }
+  }
+  const first = rulesets[0];
+  const candidates = [...(first?.leaders.keys() ?? [])].filter((id) => nodes.has(id));
+  const able = candidates.some((id) =>
+    rulesets.every((ruleset) => {
+      const rule = ruleset.leaders.get(id);
+      return rule !== undefined && canFulfil(rule, nodes);
+    }),
+  );
+  return able
+    ? null
+    : `no reachable node finds a quorum among ${[...nodes].sort(compareIds).join(", ") || "nobody"}`;
+}
+
+/** Followers in reach that say they stream from this leader in its term, and the leader itself. */
+export function hearingLeader(observation: Observation, leader: LeaderFact, silentMs: number): Set<NodeId> {
+  const hearing = new Set<NodeId>();
+  for (const observed of observation.nodes.values()) {
+    const receiver = observed.view?.receiver;
+    if (
+      observed.link === "connected" &&
+      observed.view?.leader === leader.id &&
+      observed.view.term === leader.term &&
+      receiver?.state === "streaming" &&
+      receiver.lastMessageAgeMs + (observation.nowMs - observed.viewAtMs) <= silentMs
+    ) {
+      hearing.add(observed.id);
+    }
+  }
+  return hearing;
+}
+
+/** Could the leader still complete a request with the nodes out of our sight and those that hear it? */
+export function leaderCouldComplete(
+  rules: readonly Rule[],
+  leader: NodeId,
+  hearing: ReadonlySet<NodeId>,
+): boolean {
+  const nodes = new Set(hearing).add(leader);
+  return rules.length > 0 && rules.every((rule) => canFulfil(rule, nodes));
+}
+
+export function highestTerm(observation: Observation): Term {
+  let highest = noTerm;
+  for (const { view } of observation.nodes.values()) {
+    if (view !== null) {
+      highest = view.promisedTerm > highest ? view.promisedTerm : highest;
+      highest = view.term > highest ? view.term : highest;
+    }
+  }
+  return highest;
+}

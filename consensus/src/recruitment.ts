@@ -1,0 +1,229 @@
+// What a set of recruited nodes allows: revocation (no leader of an older term can complete anything more),
+// candidacy (somebody among them can), discovery (the newest log), and the choice of the candidate.
+
+import { canBlock, canFulfil, formatRule, type Rule, ruleNodes } from "./rule.ts";
+import { allNodes, type CohortNode, distinctRulesets, eligibleLeaders, type Ruleset } from "./ruleset.ts";
+import { assert, compareIds, comparePositions, type Lsn, type NodeId, type Position } from "./types.ts";
+
+/** What a recruited node holds; it can't change under any older term, since the promise came first. */
+export interface Report {
+  readonly node: NodeId;
+  readonly position: Position;
+  readonly commitLsn: Lsn;
+  /** Applied; null only on a node of a cluster that has no ruleset yet. */
+  readonly ruleset: Ruleset | null;
+  /** Ruleset records in the log beyond what is applied, oldest first. */
+  readonly tailRulesets: readonly Ruleset[];
+}
+
+export type Reports = ReadonlyMap<NodeId, Report>;
+
+export interface CandidateWish {
+  /** The operator's choice: this node or none. */
+  readonly only?: NodeId;
+  /** Tie-break: a node in this zone is preferred. */
+  readonly zone?: string;
+}
+
+export type Shortage =
+  | { readonly kind: "no_report" }
+  | { readonly kind: "no_ruleset" }
+  | {
+      readonly kind: "revocation";
+      readonly version: number;
+      readonly leader: NodeId;
+      readonly rule: Rule;
+      readonly missing: readonly NodeId[];
+    }
+  | { readonly kind: "candidacy"; readonly candidates: readonly CandidateShortage[] };
+
+export interface CandidateShortage {
+  readonly node: NodeId;
+  readonly version: number;
+  readonly why: "not_recruited" | "not_eligible" | "too_few";
+  readonly missing: readonly NodeId[];
+}
+
+export type Verdict =
+  | {
+      readonly ok: true;
+      readonly rulesets: readonly Ruleset[];
+      readonly newest: Report;
+      readonly candidate: Report;
+    }
+  | {
+      readonly ok: false;
+      readonly rulesets: readonly Ruleset[];
+      readonly newest: Report | null;
+      readonly shortages: readonly Shortage[];
+    };
+
+/** Discovery: the highest position; ties by id, so that everybody names the same node. */
+export function mostAdvanced(reports: Reports): Report | null {
+  let best: Report | null = null;
+  for (const report of reports.values()) {
+    const order = best === null ? 1 : comparePositions(report.position, best.position);
+    if (order > 0 || (order === 0 && best !== null && compareIds(report.node, best.node) < 0)) {
+      best = report;
+    }
+  }
+  return best;
+}
+
+/** The rulesets that a report says may count: the applied one and each in its tail, oldest first. */
+export function rulesetsOf(report: Report): Ruleset[] {
+  return distinctRulesets([...(report.ruleset === null ? [] : [report.ruleset]), ...report.tailRulesets]);
+}
+
+export interface JudgeInput {
+  readonly reports: Reports;
+  /** A ruleset that this leader change is to bring in: checked like those found. */
+  readonly newRuleset?: Ruleset | undefined;
+  readonly wish?: CandidateWish | undefined;
+}
+
+/** The validation of a leader change. Everything is checked against every ruleset that may count. */
+export function judge({ reports, newRuleset, wish = {} }: JudgeInput): Verdict {
+  const newest = mostAdvanced(reports);
+  if (newest === null) {
+    return { ok: false, rulesets: [], newest, shortages: [{ kind: "no_report" }] };
+  }
+  const rulesets = distinctRulesets([
+    ...rulesetsOf(newest),
+    ...(newRuleset === undefined ? [] : [newRuleset]),
+  ]);
+  if (rulesets.length === 0) {
+    return { ok: false, rulesets, newest, shortages: [{ kind: "no_ruleset" }] };
+  }
+  const recruited = new Set(reports.keys());
+  const shortages: Shortage[] = rulesets.flatMap((ruleset) => revocationShortages(ruleset, recruited));
+  const candidates = rankCandidates(rulesets, reports, wish);
+  const candidate = candidates[0];
+  if (candidate === undefined) {
+    shortages.push({ kind: "candidacy", candidates: candidateShortages(rulesets, recruited, wish) });
+  }
+  if (shortages.length > 0 || candidate === undefined) {
+    return { ok: false, rulesets, newest, shortages };
+  }
+  return { ok: true, rulesets, newest, candidate };
+}
+
+/** Revoked: every eligible leader is recruited itself, or can't fulfil its rule without a recruited node. */
+function revocationShortages(ruleset: Ruleset, recruited: ReadonlySet<NodeId>): Shortage[] {
+  const shortages: Shortage[] = [];
+  for (const leader of eligibleLeaders(ruleset)) {
+    const rule = ruleset.leaders.get(leader);
+    assert(rule !== undefined, "an eligible leader has a rule");
+    if (!recruited.has(leader) && !canBlock(rule, recruited)) {
+      const missing = [...new Set([leader, ...ruleNodes(rule)])].filter((id) => !recruited.has(id));
+      shortages.push({ kind: "revocation", version: ruleset.version, leader, rule, missing });
+    }
+  }
+  return shortages;
+}
+
+/** A candidate must be eligible under every ruleset that may count, and find its quorum among the recruited under each. */
+function candidacyProblem(
+  id: NodeId,
+  rulesets: readonly Ruleset[],
+  recruited: ReadonlySet<NodeId>,
+): CandidateShortage | null {
+  for (const ruleset of rulesets) {
+    const rule = ruleset.leaders.get(id);
+    if (rule === undefined) {
+      return { node: id, version: ruleset.version, why: "not_eligible", missing: [] };
+    }
+    if (!recruited.has(id)) {
+      return { node: id, version: ruleset.version, why: "not_recruited", missing: [id] };
+    }
+    if (!canFulfil(rule, recruited)) {
+      const missing = ruleNodes(rule).filter((other) => !recruited.has(other));
+      return { node: id, version: ruleset.version, why: "too_few", missing };
+    }
+  }
+  return null;
+}
+
+function candidateShortages(
+  rulesets: readonly Ruleset[],
+  recruited: ReadonlySet<NodeId>,
+  wish: CandidateWish,
+): CandidateShortage[] {
+  const wanted = wish.only === undefined ? allNodes(rulesets) : [wish.only];
+  return wanted
+    .map((id) => candidacyProblem(id, rulesets, recruited))
+    .filter((problem) => problem !== null)
+    .filter((problem) => wish.only !== undefined || problem.why !== "not_eligible");
+}
+
+/** The valid candidates, best first: newest log, the wished zone, priority, id. */
+export function rankCandidates(
+  rulesets: readonly Ruleset[],
+  reports: Reports,
+  wish: CandidateWish,
+): Report[] {
+  const recruited = new Set(reports.keys());
+  const places = new Map<NodeId, CohortNode>();
+  for (const ruleset of rulesets) {
+    for (const member of ruleset.cohort) {
+      places.set(member.id, member);
+    }
+  }
+  const near = (report: Report) =>
+    wish.zone !== undefined && places.get(report.node)?.zone === wish.zone ? 1 : 0;
+  const priority = (report: Report) => places.get(report.node)?.priority ?? 0;
+  return [...reports.values()]
+    .filter((report) => wish.only === undefined || report.node === wish.only)
+    .filter((report) => candidacyProblem(report.node, rulesets, recruited) === null)
+    .sort(
+      (a, b) =>
+        comparePositions(b.position, a.position) ||
+        near(b) - near(a) ||
+        priority(b) - priority(a) ||
+        compareIds(a.node, b.node),
+    );
+}
+
+/** Nodes named by any report's rulesets, that nobody has asked yet. */
+export function furtherNodes(reports: Reports, asked: ReadonlySet<NodeId>): NodeId[] {
+  const named = [...reports.values()].flatMap((report) => allNodes(rulesetsOf(report)));
+  return [...new Set(named)].filter((id) => !asked.has(id)).sort(compareIds);
+}
+
+/** In words, exactly which nodes are missing for what. */
+export function explainShortage(shortage: Shortage): string {
+  switch (shortage.kind) {
+    case "no_report":
+      return "no node could be recruited";
+    case "no_ruleset":
+      return "the most advanced node knows no ruleset: the cluster was never bootstrapped";
+    case "revocation": {
+      const others = shortage.missing.filter((id) => id !== shortage.leader);
+      const block =
+        others.length === 0
+          ? ""
+          : `, or enough of ${others.join(", ")} to block ${formatRule(shortage.rule)}`;
+      return `revocation: ${shortage.leader} could still lead under ruleset ${shortage.version}; missing ${shortage.leader} itself${block}`;
+    }
+    case "candidacy":
+      if (shortage.candidates.length === 0) {
+        return "candidacy: no node may lead under every ruleset that may count; make an intermediate ruleset";
+      }
+      return `candidacy: ${shortage.candidates.map(explainCandidate).join("; ")}`;
+    default:
+      return shortage satisfies never;
+  }
+}
+
+function explainCandidate(shortage: CandidateShortage): string {
+  switch (shortage.why) {
+    case "not_recruited":
+      return `${shortage.node} is not recruited`;
+    case "not_eligible":
+      return `${shortage.node} may not lead under ruleset ${shortage.version}`;
+    case "too_few":
+      return `${shortage.node} lacks its quorum under ruleset ${shortage.version}, missing some of ${shortage.missing.join(", ")}`;
+    default:
+      return shortage.why satisfies never;
+  }
+}
