@@ -200,7 +200,7 @@ export function stepNode(state: NodeState, event: NodeEvent): NodeStep {
     case "prepared":
       return onPrepared(state, event.requestId, event.ok, event.message ?? "could not start Postgres");
     case "attached":
-      return onAttached(state, event.fenceTerm);
+      return onAttached(state, event.fenceTerm, event.leadsTerm);
     case "postgres":
       return { state: { ...state, postgres: event.state }, effects: [] };
     default:
@@ -464,14 +464,11 @@ function onPrepared(state: NodeState, requestId: string, ok: boolean, message: s
 }
 
 /** A sidecar that died between the promise and the fence left Postgres with an older grant: withdraw it now. */
-function onAttached(state: NodeState, fenceTerm: Term): NodeStep {
+function onAttached(state: NodeState, fenceTerm: Term, leadsTerm: Term): NodeStep {
+  const known = leadsTerm > state.electedTerm ? { ...state, electedTerm: leadsTerm } : state;
   if (state.durable === null || fenceTerm >= state.durable.term) {
-    return { state, effects: [] };
+    return { state: known, effects: [] };
   }
-  return {
-    state,
-    effects: [
-      { kind: "control", requestId: attachRequestId, command: { cmd: "fence", term: state.durable.term } },
-    ],
-  };
+  const command: ControlCommand = { cmd: "fence", term: state.durable.term };
+  return { state: known, effects: [{ kind: "control", requestId: attachRequestId, command }] };
 }
