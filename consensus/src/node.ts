@@ -142,7 +142,12 @@ export type NodeEvent =
   /** Postgres was restarted as a fenced follower, or cloned and started, as an effect asked for. */
   | { readonly kind: "prepared"; readonly requestId: string; readonly ok: boolean; readonly message?: string }
   /** The control socket answers (again): Postgres was started, or the sidecar adopted a running one. */
-  | { readonly kind: "attached"; readonly fenceTerm: Term }
+  | {
+      readonly kind: "attached";
+      readonly fenceTerm: Term;
+      /** The term that it is a candidate of or leads, as its status says; 0 when it does neither. */
+      readonly leadsTerm: Term;
+    }
   | { readonly kind: "postgres"; readonly state: PostgresState };
 
 export type NodeEffect =

@@ -3,7 +3,7 @@
 import type { PostgresState } from "./node.ts";
 import { canBlock, canFulfil, type NodeSet, type Rule } from "./rule.ts";
 import { cohortIds, type Ruleset } from "./ruleset.ts";
-import { compareIds, type NodeId, noTerm, type Term } from "./types.ts";
+import { compareIds, type NodeId, noTerm, type Term, term } from "./types.ts";
 
 /** The extension's state (docs/control-socket.md); empty while Postgres doesn't run. */
 export type ExtensionState =
@@ -169,12 +169,8 @@ export function leaderCouldComplete(
 }
 
 export function highestTerm(observation: Observation): Term {
-  let highest = noTerm;
-  for (const { view } of observation.nodes.values()) {
-    if (view !== null) {
-      highest = view.promisedTerm > highest ? view.promisedTerm : highest;
-      highest = view.term > highest ? view.term : highest;
-    }
-  }
-  return highest;
+  const seen = [...observation.nodes.values()].flatMap(({ view }) =>
+    view === null ? [] : [view.promisedTerm, view.term],
+  );
+  return term(Math.max(noTerm, ...seen));
 }

@@ -32,7 +32,9 @@ export function subsets<Item>(items: readonly Item[], size: number): Item[][] {
 }
 
 export function powerSet<Item>(items: readonly Item[]): Item[][] {
-  return items.reduce<Item[][]>((sets, item) => [...sets, ...sets.map((set) => [...set, item])], [[]]);
+  return Array.from({ length: 2 ** items.length }, (_, bits) =>
+    items.filter((_item, index) => (bits >> index) & 1),
+  );
 }
 
 export function dumbFulfil(groups: Groups, nodes: ReadonlySet<string>): boolean {
