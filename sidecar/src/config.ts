@@ -6,6 +6,7 @@ import { dirname, resolve } from "node:path";
 import { QuorateError } from "@quorate/common";
 import { z } from "zod";
 import type { errorTable } from "./error-codes.ts";
+import { protectedSettings } from "./settings.ts";
 
 export const nodeIdPattern = /^[a-z][a-z0-9_-]{0,62}$/;
 
@@ -137,26 +138,6 @@ function checkSidecarConfig(file: string, config: SidecarConfig): void {
         `${file}: postgres.settings.${name} can't be changed: the cluster's safety rests on it; remove it`,
       );
 }
-
-/** Settings of quorate.conf that sidecar.json must not override. */
-export const protectedSettings: ReadonlySet<string> = new Set([
-  "data_directory",
-  "fsync",
-  "full_page_writes",
-  "hot_standby",
-  "listen_addresses",
-  "port",
-  "primary_conninfo",
-  "primary_slot_name",
-  "promote_trigger_file",
-  "quorate.control_socket",
-  "quorate.node_id",
-  "recovery_target_timeline",
-  "restart_after_crash",
-  "synchronous_standby_names",
-  "unix_socket_directories",
-  "wal_level",
-]);
 
 function parseConfigFile<T>(file: string, schema: z.ZodType<T>): T {
   let text: string;

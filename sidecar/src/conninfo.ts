@@ -1,0 +1,42 @@
+/** Connection strings and password files of libpq. Pure. */
+
+export type Peer = { readonly host: string; readonly port: number };
+
+export type ReplicationIdentity = {
+  /** This node's id: the other side knows it by its application_name. */
+  readonly node: string;
+  readonly user: string;
+  readonly passFile: string;
+};
+
+/** For a walreceiver: a member gets the whole log, anybody else only what is committed. */
+export function replicationConninfo(peer: Peer, identity: ReplicationIdentity, member: boolean): string {
+  return formatConninfo({
+    host: peer.host,
+    port: String(peer.port),
+    user: identity.user,
+    passfile: identity.passFile,
+    application_name: identity.node,
+    connect_timeout: "3",
+    // A peer that vanished without a FIN is noticed by the kernel, too.
+    tcp_user_timeout: "5000",
+    gssencmode: "disable",
+    ...(member ? { options: "-cquorate.member=on" } : {}),
+  });
+}
+
+export function formatConninfo(fields: Readonly<Record<string, string>>): string {
+  return Object.entries(fields)
+    .map(([key, value]) => `${key}=${quoteConninfo(value)}`)
+    .join(" ");
+}
+
+function quoteConninfo(value: string): string {
+  if (/^[A-Za-z0-9_.:/=-]+$/.test(value) && !value.includes("=")) return value;
+  return `'${value.replace(/[\\']/g, "\\$&")}'`;
+}
+
+export function passFileText(user: string, password: string): string {
+  const escaped = (field: string): string => field.replace(/[\\:]/g, "\\$&");
+  return `*:*:*:${escaped(user)}:${escaped(password)}\n`;
+}

@@ -1,0 +1,183 @@
+/** Messages of the control socket (docs/control-socket.md): what the extension sends, checked. */
+import {
+  type Lsn,
+  lsn,
+  type NodeId,
+  nodeId,
+  type Position,
+  parseLsn,
+  type Term,
+  term,
+} from "@quorate/consensus/types.ts";
+import { type ExtensionState, extensionStates, type RulesetText } from "@quorate/proto";
+import { z } from "zod";
+
+const termSchema = z.number().int().min(0).max(0xffffffff).transform(term);
+const count = z.number().int().min(0);
+const lsnSchema = z.string().transform((text, ctx): Lsn => {
+  const value = parseLsn(text);
+  if (value === null) ctx.addIssue({ code: "custom", message: `not an LSN: ${JSON.stringify(text)}` });
+  return value ?? lsn(0);
+});
+/** Absent, null and 0/0 all mean "unknown". */
+const maybeLsn = lsnSchema
+  .nullish()
+  .transform((value): Lsn | null => (value === null || value === undefined || value === 0n ? null : value));
+const maybeNode = z
+  .string()
+  .nullish()
+  .transform((text): NodeId | null =>
+    text === null || text === undefined || text === "" ? null : nodeId(text),
+  );
+const position = z.object({ term: termSchema, lsn: lsnSchema });
+const ruleset = z.object({ version: count, text: z.string() });
+
+export type ControlStatus = {
+  readonly node: string;
+  readonly systemIdentifier: string | null;
+  readonly state: ExtensionState;
+  readonly term: Term;
+  readonly fenceTerm: Term;
+  readonly pid: number;
+  readonly inRecovery: boolean;
+  readonly consistent: boolean;
+  readonly position: Position | null;
+  readonly commitLsn: Lsn | null;
+  readonly termStartLsn: Lsn | null;
+  readonly receivedLsn: Lsn | null;
+  readonly flushedLsn: Lsn | null;
+  readonly appliedLsn: Lsn | null;
+  readonly rule: string | null;
+  readonly joint: readonly string[];
+  readonly ruleset: RulesetText | null;
+  readonly leader: NodeId | null;
+  readonly receiver: {
+    readonly state: "streaming" | "connecting" | "stopped";
+    readonly timeline: Term;
+    readonly lastMessageAgeMs: number;
+  } | null;
+  readonly followers: readonly {
+    readonly node: NodeId;
+    readonly member: boolean;
+    readonly pid: number;
+    readonly timeline: Term;
+    readonly writtenLsn: Lsn | null;
+    readonly flushedLsn: Lsn | null;
+    readonly appliedLsn: Lsn | null;
+    readonly replyAgeMs: number;
+  }[];
+  readonly quiesced: boolean;
+  readonly waiting: number;
+};
+
+/** An age that is unknown ("never") counts as very old. */
+const age = z
+  .number()
+  .nullish()
+  .transform((ms) =>
+    ms === null || ms === undefined || ms < 0 ? 0xffffffff : Math.min(Math.round(ms), 0xffffffff),
+  );
+
+export const controlStatusSchema: z.ZodType<ControlStatus, unknown> = z.object({
+  node: z.string(),
+  systemIdentifier: z
+    .union([z.string(), z.number().transform(String)])
+    .nullish()
+    .transform((text) => (text === undefined || text === "" ? null : text)),
+  state: z.enum(extensionStates),
+  term: termSchema,
+  fenceTerm: termSchema,
+  pid: count,
+  inRecovery: z.boolean(),
+  consistent: z.boolean(),
+  position: position.nullish().transform((value) => value ?? null),
+  commitLsn: maybeLsn,
+  termStartLsn: maybeLsn,
+  receivedLsn: maybeLsn,
+  flushedLsn: maybeLsn,
+  appliedLsn: maybeLsn,
+  rule: z
+    .string()
+    .nullish()
+    .transform((text) => (text === undefined || text === "" ? null : text)),
+  joint: z
+    .array(z.string())
+    .nullish()
+    .transform((rules) => rules ?? []),
+  ruleset: ruleset.nullish().transform((value) => value ?? null),
+  leader: maybeNode,
+  receiver: z
+    .object({
+      state: z.enum(["streaming", "connecting", "stopped"]),
+      timeline: termSchema,
+      lastMessageAgeMs: age,
+    })
+    .nullish()
+    .transform((value) => value ?? null),
+  followers: z.array(
+    z.object({
+      node: z.string().transform(nodeId),
+      member: z.boolean(),
+      pid: count,
+      timeline: termSchema,
+      writtenLsn: maybeLsn,
+      flushedLsn: maybeLsn,
+      appliedLsn: maybeLsn,
+      replyAgeMs: age,
+    }),
+  ),
+  quiesced: z.boolean(),
+  waiting: count,
+});
+
+export const fenceResultSchema = z.object({
+  position,
+  commitLsn: maybeLsn,
+  ruleset: ruleset.nullish().transform((value) => value ?? null),
+  tailRulesets: z
+    .array(ruleset)
+    .nullish()
+    .transform((value) => value ?? []),
+  status: controlStatusSchema,
+});
+export type FenceResult = z.infer<typeof fenceResultSchema>;
+
+export const positionResultSchema = z.object({ position });
+export const lsnResultSchema = z.object({ lsn: maybeLsn });
+export const statusResultSchema = z.object({ status: controlStatusSchema });
+export const emptyResultSchema = z.object({});
+
+/** A line from the extension is one of these. */
+export const eventSchema = z.object({ event: z.literal("status"), status: controlStatusSchema });
+export const answerSchema = z.union([
+  z.looseObject({ id: z.number(), ok: z.literal(true) }),
+  z.object({ id: z.number(), ok: z.literal(false), code: z.string(), message: z.string() }),
+]);
+
+export type ControlCommand =
+  | { readonly cmd: "status" }
+  | { readonly cmd: "watch"; readonly intervalMs: number }
+  | { readonly cmd: "fence"; readonly term: Term }
+  | { readonly cmd: "follow"; readonly term: Term; readonly leader: NodeId; readonly conninfo: string }
+  | {
+      readonly cmd: "fetch";
+      readonly term: Term;
+      readonly from: NodeId;
+      readonly conninfo: string;
+      readonly target: { readonly term: Term; readonly lsn: string };
+    }
+  | {
+      readonly cmd: "elect";
+      readonly term: Term;
+      readonly rule: string;
+      readonly joint: readonly string[];
+      readonly ruleset: RulesetText;
+    }
+  | {
+      readonly cmd: "ruleset";
+      readonly term: Term;
+      readonly version: number;
+      readonly rule: string;
+      readonly text: string;
+    }
+  | { readonly cmd: "quiesce"; readonly on: boolean; readonly timeoutMs: number };

@@ -1,0 +1,169 @@
+/** The data directory: made by initdb (first node) or by base backup (every other), configured before each start. */
+import { existsSync } from "node:fs";
+import { chmod, chown, mkdir, readFile, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { makeDirectoryDurable, type RunOptions, run, syncDirectory, writeDurable } from "@quorate/common";
+import type { SidecarConfig } from "./config.ts";
+import { formatConninfo, type Peer } from "./conninfo.ts";
+import { type PostgresOwner, readSecret } from "./environment.ts";
+import type { NodePaths } from "./paths.ts";
+import { cleanEnvironment } from "./postgres-process.ts";
+import { scramVerifier } from "./scram.ts";
+import { pgHba, quorateConf, withInclude } from "./settings.ts";
+
+export type CloneProgress = { readonly doneBytes: number; readonly totalBytes: number };
+
+const initTimeoutMs = 110_000;
+const cloneTimeoutMs = 24 * 3_600_000;
+
+export class DataDirectory {
+  readonly #config: SidecarConfig;
+  readonly #paths: NodePaths;
+  readonly #owner: PostgresOwner;
+
+  constructor(config: SidecarConfig, paths: NodePaths, owner: PostgresOwner) {
+    this.#config = config;
+    this.#paths = paths;
+    this.#owner = owner;
+  }
+
+  /** data/ appears by rename only when it is complete. */
+  exists(): boolean {
+    return existsSync(join(this.#paths.data, "PG_VERSION"));
+  }
+
+  /** Files that decide how Postgres starts: always as a follower without a grant. */
+  async configure(directory = this.#paths.data): Promise<void> {
+    const owned = this.#owner === undefined ? {} : { owner: this.#owner };
+    const main = join(directory, "postgresql.conf");
+    const before = await readFile(main, "utf8");
+    const after = withInclude(before);
+    if (after !== before) await writeDurable(main, after, owned);
+    await writeDurable(join(directory, "quorate.conf"), quorateConf(this.#config, this.#paths), owned);
+    await writeDurable(join(directory, "pg_hba.conf"), pgHba(this.#config), owned);
+    // A node never continues its own timeline: it comes up as a fenced follower, whatever it was before.
+    await writeDurable(join(directory, "standby.signal"), "", owned);
+  }
+
+  /** initdb, roles and database in single-user mode: no socket, no other process, nothing half-open. */
+  async initialize(signal: AbortSignal): Promise<void> {
+    const { dataNew } = this.#paths;
+    await this.#makeNew();
+    await this.#run(
+      "initdb",
+      [
+        `--pgdata=${dataNew}`,
+        "--username=postgres",
+        "--auth=scram-sha-256",
+        "--auth-local=trust",
+        "--encoding=UTF8",
+        "--locale=C",
+        "--locale-provider=builtin",
+        "--builtin-locale=C.UTF-8",
+        "--data-checksums",
+        "--no-sync",
+      ],
+      { timeoutMs: initTimeoutMs, signal },
+    );
+    await this.#singleUser("postgres", this.#rolesAndDatabase(), signal);
+    for (const database of new Set(["postgres", this.#config.app.database]))
+      await this.#singleUser(database, "CREATE EXTENSION IF NOT EXISTS quorate;\n", signal);
+    await this.#finish();
+  }
+
+  #rolesAndDatabase(): string {
+    const { app, replication } = this.#config;
+    const verifier = (file: string, what: string): string => scramVerifier(readSecret(file, what));
+    const statements = [
+      `CREATE ROLE ${replication.user} LOGIN REPLICATION PASSWORD '${verifier(replication.passwordFile, "replication.passwordFile")}'`,
+      `CREATE ROLE ${app.user} LOGIN PASSWORD '${verifier(app.passwordFile, "app.passwordFile")}'`,
+      ...(app.database === "postgres" ? [] : [`CREATE DATABASE ${app.database} OWNER ${app.user}`]),
+    ];
+    return statements.map((statement) => `${statement};\n`).join("");
+  }
+
+  async #singleUser(database: string, sql: string, signal: AbortSignal): Promise<void> {
+    const settings = ["exit_on_error=on", "shared_preload_libraries=", "log_min_messages=warning"];
+    await this.#run(
+      "postgres",
+      ["--single", "-D", this.#paths.dataNew, ...settings.flatMap((each) => ["-c", each]), database],
+      { input: sql, timeoutMs: initTimeoutMs, signal },
+    );
+  }
+
+  /** A copy of the leader's (or any other node's) data; only what is committed, as an observer gets it. */
+  async clone(from: Peer, onProgress: (progress: CloneProgress) => void, signal: AbortSignal): Promise<void> {
+    await this.#makeNew();
+    const conninfo = formatConninfo({
+      host: from.host,
+      port: String(from.port),
+      user: this.#config.replication.user,
+      passfile: this.#paths.passFile,
+      application_name: `${this.#config.node.id}_clone`,
+      connect_timeout: "5",
+      gssencmode: "disable",
+    });
+    await this.#run(
+      "pg_basebackup",
+      [
+        `--pgdata=${this.#paths.dataNew}`,
+        `--dbname=${conninfo}`,
+        "--wal-method=stream",
+        "--checkpoint=fast",
+        "--progress",
+        "--no-password",
+      ],
+      {
+        timeoutMs: cloneTimeoutMs,
+        signal,
+        onOutput: (chunk) => {
+          const progress = parseCloneProgress(chunk);
+          if (progress !== null) onProgress(progress);
+        },
+      },
+    );
+    await this.#finish();
+  }
+
+  async #makeNew(): Promise<void> {
+    const { dataNew } = this.#paths;
+    await rm(dataNew, { recursive: true, force: true });
+    await mkdir(dataNew, { mode: 0o700 });
+    await chmod(dataNew, 0o700);
+    if (this.#owner !== undefined) await chown(dataNew, this.#owner.uid, this.#owner.gid);
+  }
+
+  async #finish(): Promise<void> {
+    const { data, dataNew, root } = this.#paths;
+    await this.configure(dataNew);
+    await this.#run("initdb", ["--sync-only", `--pgdata=${dataNew}`], { timeoutMs: initTimeoutMs });
+    await makeDirectoryDurable(root);
+    await rename(dataNew, data);
+    await syncDirectory(root);
+  }
+
+  async systemIdentifier(): Promise<string> {
+    const { stdout } = await this.#run("pg_controldata", ["-D", this.#paths.data], { timeoutMs: 10_000 });
+    const match = /^Database system identifier:\s+(\d+)$/m.exec(stdout);
+    if (match?.[1] === undefined) throw new Error("pg_controldata doesn't print a system identifier");
+    return match[1];
+  }
+
+  async #run(program: string, args: readonly string[], options: RunOptions): ReturnType<typeof run> {
+    const names = Object.keys(process.env).filter((name) => /^(PG|LC_|LANG)/.test(name));
+    const without = Object.fromEntries(names.map((name) => [name, undefined]));
+    return await run(join(this.#config.postgres.binDir, program), args, {
+      cwd: this.#paths.run,
+      ...options,
+      env: { ...without, LC_ALL: cleanEnvironment()["LC_ALL"] },
+      ...(this.#owner === undefined ? {} : { user: this.#owner }),
+    });
+  }
+}
+
+/** The last of pg_basebackup's progress reports in this piece of output: "  4096/23000 kB (17%), 0/1 tablespace". */
+export function parseCloneProgress(chunk: string): CloneProgress | null {
+  const last = [...chunk.matchAll(/(\d+)\/(\d+) kB \(\d+%\)/g)].at(-1);
+  if (last === undefined) return null;
+  return { doneBytes: Number(last[1]) * 1024, totalBytes: Number(last[2]) * 1024 };
+}

@@ -1,0 +1,38 @@
+/** Where everything of a node lies (docs/data-root.md). */
+import { join } from "node:path";
+
+export type NodePaths = {
+  readonly root: string;
+  readonly pidFile: string;
+  readonly data: string;
+  /** A new data directory while it is made; becomes `data` by rename. */
+  readonly dataNew: string;
+  readonly state: string;
+  readonly promise: string;
+  readonly memory: string;
+  readonly passFile: string;
+  readonly run: string;
+  readonly controlSocket: string;
+  readonly log: string;
+  readonly postgresLog: string;
+};
+
+export function nodePaths(root: string): NodePaths {
+  const state = join(root, "state");
+  const run = join(root, "run");
+  const log = join(root, "log");
+  return {
+    root,
+    pidFile: join(root, "sidecar.pid"),
+    data: join(root, "data"),
+    dataNew: join(root, "data.new"),
+    state,
+    promise: join(state, "promise.json"),
+    memory: join(state, "node.json"),
+    passFile: join(run, "replication.pgpass"),
+    run,
+    controlSocket: join(run, "control.sock"),
+    log,
+    postgresLog: join(log, "postgres.log"),
+  };
+}

@@ -1,0 +1,137 @@
+/** The configuration of Postgres as text. Pure. */
+import type { SidecarConfig } from "./config.ts";
+import type { NodePaths } from "./paths.ts";
+
+type Setting = string | number | boolean;
+type Settings = Readonly<Record<string, Setting>>;
+
+/** Sensible on a small machine; sidecar.json may change them. */
+export const defaultSettings: Settings = {
+  shared_buffers: "64MB",
+  max_connections: 100,
+  max_wal_senders: 20,
+  max_replication_slots: 20,
+  wal_keep_size: "1GB",
+  max_slot_wal_keep_size: "4GB",
+  max_wal_size: "1GB",
+  wal_sender_timeout: "5s",
+  wal_receiver_timeout: "5s",
+  wal_retrieve_retry_interval: "100ms",
+  wal_receiver_status_interval: "1s",
+  wal_compression: "lz4",
+  hot_standby_feedback: true,
+  track_commit_timestamp: false,
+  password_encryption: "scram-sha-256",
+  logging_collector: false,
+  log_destination: "stderr",
+  log_line_prefix: "%m [%p] %q%u@%d ",
+  log_checkpoints: true,
+  log_min_messages: "warning",
+  timezone: "UTC",
+  log_timezone: "UTC",
+};
+
+/** The cluster's safety rests on these: they go on the command line, where ALTER SYSTEM can't change them. */
+export function safetySettings(config: SidecarConfig, paths: NodePaths): Settings {
+  return {
+    listen_addresses: config.host,
+    port: config.ports.postgres,
+    unix_socket_directories: paths.run,
+    wal_level: "logical",
+    fsync: true,
+    full_page_writes: true,
+    hot_standby: true,
+    restart_after_crash: false,
+    recovery_target_timeline: "latest",
+    synchronous_standby_names: "",
+    "quorate.node_id": config.node.id,
+    "quorate.control_socket": paths.controlSocket,
+  };
+}
+
+/** Settings that sidecar.json must not override. */
+export const protectedSettings: ReadonlySet<string> = new Set([
+  "data_directory",
+  "fsync",
+  "full_page_writes",
+  "hot_standby",
+  "listen_addresses",
+  "port",
+  "primary_conninfo",
+  "primary_slot_name",
+  "quorate.control_socket",
+  "quorate.node_id",
+  "recovery_target_timeline",
+  "restart_after_crash",
+  "synchronous_standby_names",
+  "unix_socket_directories",
+  "wal_level",
+]);
+
+/** shared_preload_libraries with our library in it, first, whatever else the operator wants there. */
+function preloadLibraries(wanted: Setting | undefined): string {
+  const others = String(wanted ?? "")
+    .split(",")
+    .map((name) => name.trim())
+    .filter((name) => name !== "" && name !== "quorate");
+  return ["quorate", ...others].join(",");
+}
+
+export function quorateConf(config: SidecarConfig, paths: NodePaths): string {
+  const settings: Settings = {
+    ...defaultSettings,
+    ...config.postgres.settings,
+    ...safetySettings(config, paths),
+    shared_preload_libraries: preloadLibraries(config.postgres.settings["shared_preload_libraries"]),
+  };
+  const lines = Object.entries(settings).map(([name, value]) => `${name} = ${quoteSetting(value)}`);
+  return [
+    "# Written by the sidecar at each start of Postgres: change sidecar.json instead.",
+    ...lines,
+    "",
+  ].join("\n");
+}
+
+/** Arguments for `postgres`. */
+export function postgresArguments(config: SidecarConfig, paths: NodePaths): string[] {
+  const settings: Settings = {
+    ...safetySettings(config, paths),
+    shared_preload_libraries: preloadLibraries(config.postgres.settings["shared_preload_libraries"]),
+  };
+  const pairs = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${settingText(value)}`]);
+  return ["-D", paths.data, ...pairs];
+}
+
+function settingText(value: Setting): string {
+  if (typeof value === "boolean") return value ? "on" : "off";
+  return String(value);
+}
+
+function quoteSetting(value: Setting): string {
+  return `'${settingText(value).replaceAll("'", "''")}'`;
+}
+
+/** The local socket lies in a directory that only Postgres's owner can enter; everybody else needs a password. */
+export function pgHba(config: SidecarConfig): string {
+  return [
+    "# Written by the sidecar at each start of Postgres.",
+    "# TYPE  DATABASE     USER  ADDRESS  METHOD",
+    "local   all          all            trust",
+    "local   replication  all            trust",
+    "host    all          postgres  all  reject",
+    `host    replication  ${config.replication.user}  all  scram-sha-256`,
+    `host    all          ${config.replication.user}  all  reject`,
+    "host    replication  all  all  reject",
+    "host    all          all  all  scram-sha-256",
+    "",
+  ].join("\n");
+}
+
+export const includeLine = "include 'quorate.conf'";
+
+/** postgresql.conf with our include as its last line, exactly once. */
+export function withInclude(postgresqlConf: string): string {
+  const kept = postgresqlConf.split("\n").filter((line) => line.trim() !== includeLine);
+  while (kept.at(-1) === "") kept.pop();
+  return [...kept, includeLine, ""].join("\n");
+}

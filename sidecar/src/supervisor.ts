@@ -1,0 +1,320 @@
+/**
+ * Keeps a Postgres: starts it, adopts it, stops it, starts it again when it dies, and holds the control connection.
+ * It decides nothing about terms. Every change of `phase` and every status is told to `handlers` at once.
+ *
+ * Operations that start, stop or replace Postgres run one after the other (`exclusively`).
+ */
+import { assert, type Logger, messageOf, sleep } from "@quorate/common";
+import type { PostgresState } from "@quorate/proto";
+import { ControlConnection, isNotListening } from "./control-client.ts";
+import { type ControlStatus, statusResultSchema } from "./control-protocol.ts";
+import { killLeftovers, PostgresProcess, type StartOptions } from "./postgres-process.ts";
+import { type CrashHistory, noCrash, planRestart } from "./restart-planner.ts";
+
+export type SupervisorHandlers = {
+  /** The phase or the last exit changed; called synchronously, before anything else happens. */
+  readonly changed: () => void;
+  /** The control socket answers. What is done before the promise is fulfilled comes before `whenAttached`. */
+  readonly attached: (connection: ControlConnection, status: ControlStatus) => Promise<void>;
+  readonly status: (status: ControlStatus) => void;
+  /** Postgres ended without having been asked to. */
+  readonly crashed: (reason: string) => void;
+};
+
+export type SupervisorOptions = {
+  readonly startOptions: Omit<StartOptions, "onExit">;
+  /** Writes the configuration before each start. */
+  readonly configure: () => Promise<void>;
+  readonly hasData: boolean;
+  readonly stopTimeoutMs: number;
+  readonly watchIntervalMs: number;
+  readonly logger: Logger;
+  readonly handlers: SupervisorHandlers;
+};
+
+const attachRetryMs = 10;
+const controlAnswerTimeoutMs = 5_000;
+const leftoversTimeoutMs = 10_000;
+
+export class Supervisor {
+  readonly #options: SupervisorOptions;
+  #phase: PostgresState;
+  #wanted: "up" | "down" = "down";
+  #process: PostgresProcess | null = null;
+  #connection: ControlConnection | null = null;
+  #history: CrashHistory = noCrash;
+  #lastExit: string | null = null;
+  #stopping = false;
+  #tail: Promise<unknown> = Promise.resolve();
+  readonly #restart = new Set<AbortController>();
+  readonly #waiters = new Set<(connection: ControlConnection) => void>();
+
+  constructor(options: SupervisorOptions) {
+    this.#options = options;
+    this.#phase = options.hasData ? "stopped" : "absent";
+  }
+
+  get phase(): PostgresState {
+    return this.#phase;
+  }
+
+  get lastExit(): string | null {
+    return this.#lastExit;
+  }
+
+  get pid(): number | null {
+    return this.#process?.running === true ? this.#process.pid : null;
+  }
+
+  /** The attached connection, or null. */
+  get connection(): ControlConnection | null {
+    return this.#phase === "running" ? this.#connection : null;
+  }
+
+  /** Takes over a running Postgres, if there is one. */
+  adopt(): boolean {
+    assert(this.#process === null, "only a fresh supervisor adopts");
+    const found = PostgresProcess.adopt(this.#options.startOptions.paths, this.#onExit);
+    if (found === null) return false;
+    this.#wanted = "up";
+    this.#run(found);
+    return true;
+  }
+
+  /** Fulfilled when the process is there (not yet attached). */
+  start(): Promise<void> {
+    this.#wanted = "up";
+    this.#cancelRestarts();
+    return this.exclusively(() => this.#startNow());
+  }
+
+  stop(mode: "fast" | "immediate", timeoutMs = this.#options.stopTimeoutMs): Promise<void> {
+    this.#wanted = "down";
+    this.#cancelRestarts();
+    return this.exclusively(() => this.#stopNow(mode, timeoutMs));
+  }
+
+  /** Back as a fenced follower, whatever it was. */
+  restart(mode: "fast" | "immediate"): Promise<void> {
+    this.#wanted = "up";
+    this.#cancelRestarts();
+    return this.exclusively(async () => {
+      await this.#stopNow(mode, this.#options.stopTimeoutMs);
+      await this.#startNow();
+    });
+  }
+
+  /** A crash on purpose. `down`: it stays down. */
+  async kill(wanted: "up" | "down"): Promise<void> {
+    this.#wanted = wanted;
+    const running = this.#process;
+    if (running === null) return;
+    running.signal("SIGKILL");
+    while (!running.checkDeath() && running.adopted) await sleep(attachRetryMs);
+    await running.ended;
+  }
+
+  /** For making the data directory: Postgres is down, and `phase` is shown while it lasts. */
+  produceData(shown: "cloning" | "starting", produce: () => Promise<void>): Promise<void> {
+    return this.exclusively(async () => {
+      assert(this.#phase === "absent", "only a node without data gets new data");
+      this.#setPhase(shown);
+      try {
+        await produce();
+      } catch (error) {
+        this.#setPhase("absent");
+        throw error;
+      }
+      this.#setPhase("stopped");
+    });
+  }
+
+  exclusively<T>(operation: () => Promise<T>): Promise<T> {
+    const result = this.#tail.then(operation);
+    this.#tail = result.catch(() => undefined);
+    return result;
+  }
+
+  /** The connection, as soon as there is one; null when the signal says that it is too late. */
+  whenAttached(signal: AbortSignal): Promise<ControlConnection | null> {
+    const { connection } = this;
+    if (connection !== null) return Promise.resolve(connection);
+    if (signal.aborted) return Promise.resolve(null);
+    return new Promise((resolve) => {
+      const finish = (result: ControlConnection | null): void => {
+        this.#waiters.delete(finish);
+        signal.removeEventListener("abort", giveUp);
+        resolve(result);
+      };
+      const giveUp = (): void => finish(null);
+      this.#waiters.add(finish);
+      signal.addEventListener("abort", giveUp, { once: true });
+    });
+  }
+
+  /** Lets go of Postgres without stopping it. */
+  release(): void {
+    this.#wanted = "down";
+    this.#cancelRestarts();
+    this.#connection?.close();
+  }
+
+  async #startNow(): Promise<void> {
+    if (this.#process !== null || this.#wanted === "down") return;
+    const { startOptions, configure, logger } = this.#options;
+    if (this.#phase === "absent" || this.#phase === "cloning")
+      throw new Error("there is no data to start from");
+    this.#setPhase("starting");
+    try {
+      const killed = await killLeftovers(startOptions.paths.data, leftoversTimeoutMs);
+      if (killed > 0) logger.warn({ processes: killed }, "killed what a dead Postgres had left behind");
+      await configure();
+      this.#run(await PostgresProcess.start({ ...startOptions, onExit: this.#onExit }));
+    } catch (error) {
+      this.#onCrash(`could not be started: ${messageOf(error)}`, 0);
+      throw error;
+    }
+  }
+
+  async #stopNow(mode: "fast" | "immediate", timeoutMs: number): Promise<void> {
+    const running = this.#process;
+    if (running === null) {
+      if (this.#phase === "crashed" || this.#phase === "failed") this.#setPhase("stopped");
+      return;
+    }
+    this.#stopping = true;
+    this.#setPhase("stopping");
+    try {
+      const how = await running.stop(mode, timeoutMs);
+      this.#options.logger.info({ pid: running.pid }, `Postgres ${how}`);
+    } finally {
+      this.#stopping = false;
+    }
+  }
+
+  #run(started: PostgresProcess): void {
+    this.#process = started;
+    this.#options.logger.info(
+      { pid: started.pid },
+      started.adopted ? "adopted a running Postgres" : "started Postgres",
+    );
+    this.#setPhase("starting");
+    this.#attachInBackground(started);
+  }
+
+  #onExit = (ended: PostgresProcess, reason: string): void => {
+    if (ended !== this.#process) return;
+    this.#process = null;
+    this.#connection?.close();
+    this.#connection = null;
+    if (this.#stopping) {
+      this.#lastExit = `stopped: ${reason}`;
+      this.#setPhase("stopped");
+    } else {
+      this.#onCrash(reason, performance.now() - ended.startedAtMs);
+    }
+  };
+
+  /** First the news, then the repair. */
+  #onCrash(reason: string, ranMs: number): void {
+    const plan = planRestart(this.#history, ranMs);
+    this.#history = plan.history;
+    this.#lastExit = reason;
+    this.#setPhase(plan.state);
+    this.#options.handlers.crashed(reason);
+    if (this.#wanted === "down") return;
+    const cancel = new AbortController();
+    this.#restart.add(cancel);
+    const again = async (): Promise<void> => {
+      if (plan.delayMs > 0) await sleep(plan.delayMs, cancel.signal);
+      if (!cancel.signal.aborted) await this.exclusively(() => this.#startNow());
+    };
+    again()
+      .catch((error: unknown) => {
+        if (!cancel.signal.aborted)
+          this.#options.logger.error({ err: error }, "could not start Postgres again");
+      })
+      .finally(() => this.#restart.delete(cancel));
+  }
+
+  #cancelRestarts(): void {
+    for (const cancel of this.#restart) cancel.abort();
+  }
+
+  #setPhase(phase: PostgresState): void {
+    if (phase === this.#phase) return;
+    this.#phase = phase;
+    this.#options.handlers.changed();
+  }
+
+  #attachInBackground(to: PostgresProcess): void {
+    this.#attach(to).catch((error: unknown) => {
+      this.#options.logger.error({ err: error }, "the control connection failed in an unexpected way");
+      if (to === this.#process) setTimeout(() => this.#attachInBackground(to), 1_000);
+    });
+  }
+
+  /** Tries until the socket answers or the process is gone. */
+  async #attach(to: PostgresProcess): Promise<void> {
+    for (;;) {
+      if (to !== this.#process || to.checkDeath() || this.#stoppedForGood()) return;
+      const connection = await this.#open(to);
+      if (connection !== null && (await this.#greet(to, connection))) return;
+      await sleep(attachRetryMs);
+    }
+  }
+
+  #stoppedForGood(): boolean {
+    return this.#wanted === "down" && !this.#stopping;
+  }
+
+  async #open(to: PostgresProcess): Promise<ControlConnection | null> {
+    const { paths } = this.#options.startOptions;
+    try {
+      const connection: ControlConnection = await ControlConnection.open(paths.controlSocket, {
+        status: (status) => {
+          if (this.#connection === connection) this.#options.handlers.status(status);
+        },
+        end: (reason) => this.#onControlEnd(to, connection, reason),
+      });
+      return connection;
+    } catch (error) {
+      if (!isNotListening(error)) this.#options.logger.warn({ err: error }, "can't open the control socket");
+      return null;
+    }
+  }
+
+  async #greet(to: PostgresProcess, connection: ControlConnection): Promise<boolean> {
+    const { handlers, logger, watchIntervalMs } = this.#options;
+    const limits = { timeoutMs: controlAnswerTimeoutMs };
+    const answer = await connection.request({ cmd: "status" }, statusResultSchema, limits);
+    if (!answer.ok || to !== this.#process) {
+      connection.close();
+      return false;
+    }
+    this.#connection = connection;
+    await handlers.attached(connection, answer.value.status);
+    const watching = await connection.watch(watchIntervalMs, limits);
+    if (!watching.ok || to !== this.#process) {
+      logger.warn(
+        { reason: watching.ok ? "Postgres ended" : watching.message },
+        "the control socket gave up",
+      );
+      connection.close();
+      return false;
+    }
+    this.#setPhase("running");
+    for (const waiter of [...this.#waiters]) waiter(connection);
+    return true;
+  }
+
+  /** For a Postgres that isn't our child, this is how its death is noticed. */
+  #onControlEnd(to: PostgresProcess, connection: ControlConnection, reason: string): void {
+    if (this.#connection !== connection) return;
+    this.#connection = null;
+    if (to !== this.#process || to.checkDeath() || this.#stoppedForGood()) return;
+    this.#options.logger.debug({ reason }, "the control connection ended");
+    if (!this.#stopping) this.#setPhase("starting");
+    this.#attachInBackground(to);
+  }
+}
