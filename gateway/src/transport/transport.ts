@@ -1,0 +1,31 @@
+/**
+ * What the sessions know of the network. A link is one connection; bytes arrive in a buffer that is shared by all
+ * links of a worker and valid only during the call, and bytes to send are taken over (copied or written) before
+ * `send` returns. Two implementations: net-transport.ts (Node's own sockets) and the native addon.
+ */
+export interface Link {
+  /** Takes `bytes[start, end)`; goes out together with what else is sent in this turn. */
+  send(bytes: Uint8Array, start: number, end: number): void;
+  /** Bytes that the network has not taken yet: the measure for back-pressure. */
+  readonly queued: number;
+  /** No more `data` until `resume`. */
+  pause(): void;
+  resume(): void;
+  /** Sends what is queued, then closes. */
+  close(): void;
+  /** Closes at once. */
+  destroy(): void;
+  readonly peer: string;
+}
+
+export interface LinkOwner {
+  /** The bytes are valid during the call only. */
+  data(bytes: Buffer, start: number, end: number): void;
+  /** `queued` has fallen to nothing after having been above the mark. */
+  drained(): void;
+  /** The last call: the peer has gone, or `close`/`destroy` has been carried out. */
+  closed(reason: string): void;
+}
+
+/** From here on a fast sender is stopped until its slow reader has caught up. */
+export const queueHighBytes = 256 * 1024;
