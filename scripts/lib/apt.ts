@@ -24,8 +24,7 @@ export function parseTargets(output: string): AptTarget[] {
     if (uri === undefined || suite === undefined || origin !== "Debian" || component !== "main") continue;
     // A security or updates archive carries no other suites.
     if (/[-/](security|updates|backports)/.test(suite) || /security/.test(uri)) continue;
-    const known = signedBy?.startsWith("/");
-    targets.push({ uri, suite, signedBy: known ? signedBy : fallbackKeyring });
+    targets.push({ uri, suite, signedBy: signedBy?.startsWith("/") ? signedBy : fallbackKeyring });
   }
   return targets;
 }
