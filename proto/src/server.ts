@@ -18,9 +18,9 @@ export type CallContext = {
   readonly peer: string;
 };
 
-/** Sends one status; false when the watcher is too slow and should get nothing until `drained`. */
 export type Subscription = {
-  readonly send: (status: t.NodeStatus) => boolean;
+  /** A watcher that reads too slowly gets only the latest status. */
+  readonly send: (status: t.NodeStatus) => void;
   readonly end: () => void;
   readonly signal: AbortSignal;
 };
@@ -130,9 +130,22 @@ function serveWatch(call: ServerWritableStream<unknown, unknown>, handlers: Side
   call.on("cancelled", over);
   call.on("close", over);
   call.on("error", over);
+  let blocked = false;
+  let latest: t.NodeStatus | null = null;
+  const send = (value: t.NodeStatus): void => {
+    if (abort.signal.aborted) return;
+    if (blocked) latest = value;
+    else blocked = !call.write(statusCodec.encode(value));
+  };
+  call.on("drain", () => {
+    blocked = false;
+    const missed = latest;
+    latest = null;
+    if (missed !== null) send(missed);
+  });
   handlers.watch(request, {
     signal: abort.signal,
-    send: (value) => (abort.signal.aborted ? false : call.write(statusCodec.encode(value))),
+    send,
     end: () => {
       if (!abort.signal.aborted) call.end();
     },

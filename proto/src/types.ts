@@ -174,4 +174,6 @@ export type NodeStatus = {
   /** Led `term` until it stopped or crashed. */
   readonly wasLeader: boolean;
   readonly clone: Clone | null;
+  /** Age of the last message from Postgres's control socket; null: it doesn't answer. Shows a frozen Postgres. */
+  readonly controlAgeMs: number | null;
 };

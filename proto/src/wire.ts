@@ -67,7 +67,7 @@ const follower = z.object({
   replyAgeMs: uint32,
 });
 
-const nodeStatus = z.object({
+const nodeStatusFields = z.object({
   node: nodeId,
   zone: text,
   region: text,
@@ -106,14 +106,24 @@ const nodeStatus = z.object({
   sidecarVersion: text,
   wasLeader: z.boolean(),
   clone: z.object({ from: nodeId, doneBytes: uint53, totalBytes: uint53 }).nullable(),
+  controlAgeMsPlusOne: uint32,
 });
+
+const nodeStatus = nodeStatusFields.transform(
+  ({ controlAgeMsPlusOne, ...fields }): t.NodeStatus => ({
+    ...fields,
+    controlAgeMs: controlAgeMsPlusOne === 0 ? null : controlAgeMsPlusOne - 1,
+  }),
+);
 
 const putPosition = (p: t.Position): Wire => ({ term: p.term, lsn: putLsn(p.lsn) });
 const putRefusal = (r: t.Refusal): Wire => ({ ...r, promisedTo: r.promisedTo ?? "" });
 
-function putStatus(s: t.NodeStatus): Wire {
+function putStatus(status: t.NodeStatus): Wire {
+  const { controlAgeMs, ...s } = status;
   return {
     ...s,
+    controlAgeMsPlusOne: controlAgeMs === null ? 0 : controlAgeMs + 1,
     state: s.state ?? "",
     promisedTo: s.promisedTo ?? "",
     pid: s.pid ?? 0,

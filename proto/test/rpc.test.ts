@@ -66,6 +66,7 @@ const status: NodeStatus = {
   sidecarVersion: "0.1.0",
   wasLeader: true,
   clone: { from: nodeId("n2"), doneBytes: 10, totalBytes: 5_000_000_000_000 },
+  controlAgeMs: 0,
 };
 
 const nothingKnown: NodeStatus = {
@@ -86,6 +87,7 @@ const nothingKnown: NodeStatus = {
   systemIdentifier: null,
   lastExit: null,
   clone: null,
+  controlAgeMs: null,
 };
 
 const refusal = { code: "stale_term", message: "no", promisedTerm: term(9), promisedTo: coordinatorId("o2") };

@@ -4,15 +4,14 @@
 import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { QuorateError } from "@quorate/common";
+import { isNodeId } from "@quorate/consensus/types.ts";
 import { z } from "zod";
 import type { errorTable } from "./error-codes.ts";
 import { protectedSettings } from "./settings.ts";
 
-export const nodeIdPattern = /^[a-z][a-z0-9_-]{0,62}$/;
-
 const nodeIdSchema = z
   .string()
-  .regex(nodeIdPattern, "must be a lower-case letter followed by at most 62 of a-z, 0-9, _ and -");
+  .refine(isNodeId, "must be a lower-case letter followed by at most 62 of a-z, 0-9, _ and -");
 const labelSchema = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, "must be a short name");
 const portSchema = z.number().int().min(1).max(65535);
 const portsSchema = z.strictObject({ postgres: portSchema, grpc: portSchema, http: portSchema });

@@ -1,0 +1,141 @@
+/** The gRPC service: requests of coordinators and operators, put to the node. */
+import type { NodeAnswer, NodeRefusal, NodeRequest, Promised } from "@quorate/consensus";
+import { noTerm } from "@quorate/consensus";
+import type { Accepted, CallContext, Refused, Reply, SidecarHandlers } from "@quorate/proto";
+import type { SidecarNode, SubmitOptions } from "./sidecar-node.ts";
+
+const recruitTimeoutMs = 10_000;
+const electTimeoutMs = 30_000;
+const followTimeoutMs = 20_000;
+/** Postgres answers "timeout" itself; this is for one that doesn't answer at all. */
+const controlGraceMs = 1_000;
+
+export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: AbortSignal): SidecarHandlers {
+  const refuse = (code: string, message: string): Refused => refused(code, message, node.promise);
+
+  async function ask<T>(
+    request: NodeRequest,
+    options: SubmitOptions,
+    result: (answer: Exclude<NodeAnswer, { kind: "refused" }>) => T | null,
+  ): Promise<Reply<T>> {
+    const answer = await node.submit(request, options);
+    if (answer.kind === "refused") return toRefused(answer.refusal);
+    const value = result(answer);
+    if (value === null) throw new Error(`${request.kind} was answered with ${answer.kind}`);
+    return { ok: true, ...value } as Accepted<T>;
+  }
+
+  return {
+    recruit: ({ term, coordinator, reason }, { signal }) =>
+      ask(
+        { kind: "recruit", term, coordinator, reason },
+        { signal, timeoutMs: recruitTimeoutMs },
+        (answer) => {
+          if (answer.kind !== "recruited") return null;
+          const status = node.status();
+          const { position, commitLsn, ruleset, tailRulesets } = answer.report;
+          return {
+            position,
+            commitLsn: commitLsn === 0n ? null : commitLsn,
+            ruleset,
+            tailRulesets,
+            systemIdentifier: status.systemIdentifier,
+            status,
+          };
+        },
+      ),
+
+    fetch: ({ term, coordinator, from, host, port, target, timeoutMs }, { signal }) =>
+      ask(
+        { kind: "fetch", term, coordinator, from, target },
+        { signal, timeoutMs, peer: { host, port } },
+        positionOf,
+      ),
+
+    elect: ({ term, coordinator, rule, joint, ruleset }, { signal }) =>
+      ask(
+        { kind: "elect", term, coordinator, rule, joint, ruleset },
+        { signal, timeoutMs: electTimeoutMs },
+        positionOf,
+      ),
+
+    // Goes on when the caller has given up: a later term stops it, nothing else needs to.
+    follow: ({ term, coordinator, leader, host, port, member }) =>
+      new Promise((resolve, reject) => {
+        const options = {
+          signal: shutdown,
+          timeoutMs: followTimeoutMs,
+          peer: { host, port },
+          onCloning: () => resolve({ ok: true, done: "cloning" }),
+        };
+        ask({ kind: "follow", term, coordinator, leader, member }, options, (answer) =>
+          answer.kind === "done" ? { done: "following" as const } : null,
+        ).then(resolve, reject);
+      }),
+
+    changeRuleset: ({ term, rule, ruleset, timeoutMs }, { signal }) =>
+      ask({ kind: "changeRuleset", term, rule, ruleset, timeoutMs }, { signal, timeoutMs }, (answer) =>
+        answer.kind === "done" && answer.lsn !== undefined ? { lsn: answer.lsn } : null,
+      ),
+
+    quiesce: ({ term, on, timeoutMs }, { signal }) =>
+      ask(
+        { kind: "quiesce", term, on, timeoutMs },
+        { signal, timeoutMs: timeoutMs + controlGraceMs },
+        (answer) => (answer.kind === "done" ? { lsn: answer.lsn ?? null } : null),
+      ),
+
+    async bootstrap(request) {
+      if (request.cluster !== cluster)
+        return refuse("wrong_cluster", `this node belongs to cluster ${cluster}, not to ${request.cluster}`);
+      if (node.supervisor.phase !== "absent" || node.data.exists())
+        return refuse("has_data", "this node has data already: a new cluster begins with an empty node");
+      if (node.promise !== null && node.promise.term !== noTerm)
+        return refuse(
+          "not_new",
+          "this node took part in a cluster before and has lost its data: let it follow",
+        );
+      return { ok: true, systemIdentifier: await node.bootstrap(shutdown) };
+    },
+
+    async control({ action }, context: CallContext) {
+      if (node.supervisor.phase === "absent" || node.supervisor.phase === "cloning")
+        return refuse("no_data", "this node has no data yet");
+      const signal = AbortSignal.any([context.signal, shutdown]);
+      let done = true;
+      if (action === "start") done = await node.operatorStart(signal);
+      else if (action === "stop") await node.operatorStop();
+      else if (action === "restart") done = await node.operatorRestart(signal);
+      else await node.operatorKill();
+      return done
+        ? { ok: true, status: node.status() }
+        : refuse("timeout", "Postgres was started but doesn't answer yet");
+    },
+
+    getStatus: async () => node.status(),
+
+    watch: (request, subscription) => node.watchers.add(request, subscription),
+  };
+}
+
+function positionOf(answer: NodeAnswer): { readonly position: PositionOf } | null {
+  return answer.kind === "position" ? { position: answer.position } : null;
+}
+type PositionOf = Extract<NodeAnswer, { kind: "position" }>["position"];
+
+function refused(code: string, message: string, promise: Promised | null): Refused {
+  return {
+    ok: false,
+    refusal: {
+      code,
+      message,
+      promisedTerm: promise?.term ?? noTerm,
+      promisedTo: promise?.coordinator ?? null,
+    },
+  };
+}
+
+/** When Postgres refused, its code says more than ours. */
+function toRefused(refusal: NodeRefusal): Refused {
+  return refused(refusal.controlCode ?? refusal.code, refusal.message, refusal.promised);
+}

@@ -1,0 +1,518 @@
+/**
+ * The shell around the node core (consensus/src/node.ts): performs its effects, feeds their results back.
+ * What is honoured, in which order, and what is durable before what is answered is decided there.
+ */
+import { assert, assertNever, type Logger, messageOf } from "@quorate/common";
+import {
+  attachRequestId,
+  type ControlCommand as CoreCommand,
+  type ControlResult as CoreResult,
+  initialNode,
+  type NodeAnswer,
+  type NodeEffect,
+  type NodeEvent,
+  type NodeRequest,
+  type NodeState,
+  nodeId,
+  noTerm,
+  type Position,
+  type Promised,
+  stepNode,
+  term,
+} from "@quorate/consensus";
+import type { Clone, NodeStatus } from "@quorate/proto";
+import type { SidecarConfig } from "./config.ts";
+import { type Peer, replicationConninfo } from "./conninfo.ts";
+import type { ControlConnection, RequestLimits } from "./control-client.ts";
+import { sendCommand } from "./control-commands.ts";
+import type { ControlStatus } from "./control-protocol.ts";
+import { DataDirectory } from "./data-directory.ts";
+import type { PostgresOwner } from "./environment.ts";
+import { MemoryStore } from "./node-memory.ts";
+import type { NodePaths } from "./paths.ts";
+import { PromiseStore } from "./promise-store.ts";
+import { postgresArguments } from "./settings.ts";
+import { nodeStatus } from "./status-view.ts";
+import { Supervisor } from "./supervisor.ts";
+import { Watchers } from "./watchers.ts";
+
+export type SidecarNodeOptions = {
+  readonly config: SidecarConfig;
+  readonly paths: NodePaths;
+  readonly owner: PostgresOwner;
+  readonly sidecarVersion: string;
+  readonly logger: Logger;
+  /** For metrics: what happened. */
+  readonly onEvent: (event: SidecarEvent) => void;
+};
+
+export type SidecarEvent =
+  | { readonly kind: "crash" }
+  | {
+      readonly kind: "answered";
+      readonly request: NodeRequest["kind"];
+      readonly code: string;
+      readonly durationMs: number;
+    }
+  | { readonly kind: "status" };
+
+export type SubmitOptions = {
+  readonly signal: AbortSignal;
+  /** Of the control command. */
+  readonly timeoutMs: number;
+  /** Where the leader (follow) or the source (fetch) is reached. */
+  readonly peer?: Peer;
+  /** A follow turned out to need a copy first, which takes its time. */
+  readonly onCloning?: () => void;
+};
+
+type Pending = SubmitOptions & {
+  readonly request: NodeRequest;
+  readonly resolve: (answer: NodeAnswer) => void;
+};
+
+const watchIntervalMs = 250;
+const fenceTimeoutMs = 10_000;
+const followTimeoutMs = 20_000;
+const resumeDelayMs = 0;
+
+export class SidecarNode {
+  readonly #options: SidecarNodeOptions;
+  readonly #promises: PromiseStore;
+  readonly #memory: MemoryStore;
+  readonly #pending = new Map<string, Pending>();
+  /** Positions that were reported to the coordinator of the promised term. */
+  #reported: { readonly promise: Promised; readonly position: Position } | null = null;
+  readonly #shutdown = new AbortController();
+  readonly data: DataDirectory;
+  readonly supervisor: Supervisor;
+  readonly watchers: Watchers;
+  #state: NodeState;
+  #control: ControlStatus | null = null;
+  #controlAtMs = 0;
+  #attaching: ControlConnection | null = null;
+  #attachFence: Promise<void> = Promise.resolve();
+  #clone: Clone | null = null;
+  #systemIdentifier: string | null = null;
+  #seq = 0;
+  #nextRequest = 1;
+
+  private constructor(
+    options: SidecarNodeOptions,
+    promises: PromiseStore,
+    memory: MemoryStore,
+    promise: Promised | null,
+  ) {
+    const { config, paths, owner, logger } = options;
+    this.#options = options;
+    this.#promises = promises;
+    this.#memory = memory;
+    this.data = new DataDirectory(config, paths, owner);
+    const hasData = this.data.exists();
+    this.#state = initialNode(nodeId(config.node.id), promise, hasData ? "stopped" : "absent");
+    this.watchers = new Watchers(() => this.status());
+    this.supervisor = new Supervisor({
+      startOptions: {
+        binDir: config.postgres.binDir,
+        arguments: postgresArguments(config, paths),
+        paths,
+        owner,
+      },
+      configure: () => this.data.configure(),
+      hasData,
+      stopTimeoutMs: config.stopTimeoutMs,
+      watchIntervalMs,
+      logger,
+      handlers: {
+        changed: () => this.#onPhase(),
+        attached: (connection, status) => this.#onAttached(connection, status),
+        status: (status) => this.#onStatus(status),
+        crashed: (reason) => this.#onCrash(reason),
+      },
+    });
+  }
+
+  /** Throws ConfigError when what the node must remember is damaged. */
+  static async load(options: SidecarNodeOptions): Promise<SidecarNode> {
+    const { config, paths, owner, logger } = options;
+    const promises = new PromiseStore(paths.promise);
+    const promise = await promises.load(new DataDirectory(config, paths, owner).exists());
+    const memory = new MemoryStore(paths.memory, (message) => logger.warn(message));
+    await memory.load();
+    return new SidecarNode(options, promises, memory, promise);
+  }
+
+  /** Adopts a running Postgres or starts it, unless there is no data or an operator stopped it. */
+  async begin(): Promise<void> {
+    const { logger } = this.#options;
+    if (this.supervisor.adopt()) return;
+    if (!this.data.exists()) {
+      logger.info("no data directory: waiting for Bootstrap or Follow");
+      return;
+    }
+    this.#systemIdentifier = await this.data.systemIdentifier();
+    if (this.#memory.current.operatorStopped) {
+      logger.info("an operator stopped this Postgres: it stays down until he starts it");
+      return;
+    }
+    await this.supervisor
+      .start()
+      .catch((error: unknown) => logger.error({ err: error }, "could not start Postgres"));
+  }
+
+  status(): NodeStatus {
+    const { current } = this.#memory;
+    return nodeStatus({
+      config: this.#options.config,
+      sidecarVersion: this.#options.sidecarVersion,
+      seq: ++this.#seq,
+      phase: this.supervisor.phase,
+      pid: this.supervisor.pid,
+      lastExit: this.supervisor.lastExit,
+      promise: this.#state.durable,
+      operatorStopped: current.operatorStopped,
+      ledTerm: current.ledTerm,
+      control: this.#control,
+      controlAgeMs: Math.round(performance.now() - this.#controlAtMs),
+      systemIdentifier: this.#systemIdentifier,
+      clone: this.#clone,
+    });
+  }
+
+  get promise(): Promised | null {
+    return this.#state.durable;
+  }
+
+  /** Runs a request through the core. Never rejects for what Postgres or a coordinator does. */
+  async submit(request: NodeRequest, options: SubmitOptions): Promise<NodeAnswer> {
+    const startedAtMs = performance.now();
+    await this.#settle(options.signal);
+    const requestId = `r${this.#nextRequest++}`;
+    const answer = await new Promise<NodeAnswer>((resolve) => {
+      this.#pending.set(requestId, { ...options, request, resolve });
+      this.#step({ kind: "request", requestId, request });
+    });
+    const code = answer.kind === "refused" ? answer.refusal.code : "ok";
+    this.#options.onEvent({
+      kind: "answered",
+      request: request.kind,
+      code,
+      durationMs: performance.now() - startedAtMs,
+    });
+    return answer;
+  }
+
+  /** A Postgres that is down, or between two runs, is brought up before the core looks at it. */
+  async #settle(signal: AbortSignal): Promise<void> {
+    const { phase } = this.supervisor;
+    const down = phase === "stopped" || phase === "crashed" || phase === "failed" || phase === "stopping";
+    if (!down || this.#memory.current.operatorStopped || this.#shutdown.signal.aborted) return;
+    const gaveUp = new Promise<void>((resolve) => {
+      if (signal.aborted) resolve();
+      else signal.addEventListener("abort", () => resolve(), { once: true });
+    });
+    await Promise.race([this.supervisor.start().catch(() => undefined), gaveUp]);
+  }
+
+  async operatorStart(signal: AbortSignal): Promise<boolean> {
+    this.#memory.update({ operatorStopped: false });
+    await this.supervisor.start();
+    return (await this.supervisor.whenAttached(signal)) !== null;
+  }
+
+  async operatorStop(): Promise<void> {
+    this.#memory.update({ operatorStopped: true });
+    this.watchers.publish();
+    await this.supervisor.stop("fast");
+  }
+
+  async operatorRestart(signal: AbortSignal): Promise<boolean> {
+    this.#memory.update({ operatorStopped: false });
+    await this.supervisor.restart("fast");
+    return (await this.supervisor.whenAttached(signal)) !== null;
+  }
+
+  async operatorKill(): Promise<void> {
+    await this.supervisor.kill(this.#memory.current.operatorStopped ? "down" : "up");
+  }
+
+  /** The first node of a new cluster. The caller has checked that there is no data. */
+  async bootstrap(signal: AbortSignal): Promise<string> {
+    await this.supervisor.produceData("starting", () => this.data.initialize(signal));
+    this.#systemIdentifier = await this.data.systemIdentifier();
+    this.#options.logger.info({ systemIdentifier: this.#systemIdentifier }, "made the data of a new cluster");
+    await this.supervisor.start();
+    if ((await this.supervisor.whenAttached(signal)) === null)
+      throw new Error("the new Postgres doesn't answer on its control socket");
+    return this.#systemIdentifier;
+  }
+
+  /** For the end of the sidecar. */
+  async end(postgres: "stop" | "leave"): Promise<void> {
+    this.#shutdown.abort();
+    if (postgres === "leave") this.supervisor.release();
+    else await this.supervisor.stop("fast");
+    await this.#memory.flush();
+  }
+
+  // ---- the core's effects
+
+  #step(event: NodeEvent): void {
+    const durable = this.#state.durable;
+    const { state, effects } = stepNode(this.#state, event);
+    this.#state = state;
+    for (const effect of effects) this.#perform(effect);
+    if (state.durable !== durable) {
+      this.#options.logger.info(
+        { term: state.durable?.term, coordinator: state.durable?.coordinator },
+        "promised",
+      );
+      this.watchers.publish();
+    }
+  }
+
+  #perform(effect: NodeEffect): void {
+    switch (effect.kind) {
+      case "persist":
+        this.#persist(effect.requestId, effect.promise);
+        break;
+      case "control":
+        this.#command(effect.requestId, effect.command);
+        break;
+      case "restartFenced":
+        this.#prepare(effect.requestId, () => this.supervisor.restart("immediate"));
+        break;
+      case "clone":
+        this.#prepare(effect.requestId, () => this.#cloneFrom(effect.requestId));
+        break;
+      case "reply":
+        this.#reply(effect.requestId, effect.answer);
+        break;
+      default:
+        assertNever(effect);
+    }
+  }
+
+  #persist(requestId: string, promise: Promised): void {
+    this.#promises.save(promise).then(
+      () => this.#step({ kind: "persisted", requestId, ok: true }),
+      (error: unknown) => {
+        this.#options.logger.error({ err: error }, "could not write the promise");
+        this.#step({ kind: "persisted", requestId, ok: false, message: messageOf(error) });
+      },
+    );
+  }
+
+  #prepare(requestId: string, prepare: () => Promise<void>): void {
+    prepare().then(
+      () => this.#step({ kind: "prepared", requestId, ok: true }),
+      (error: unknown) => {
+        this.#options.logger.warn({ err: error }, "could not prepare Postgres to follow");
+        this.#step({ kind: "prepared", requestId, ok: false, message: messageOf(error) });
+      },
+    );
+  }
+
+  async #cloneFrom(requestId: string): Promise<void> {
+    const pending = this.#pending.get(requestId);
+    assert(pending?.request.kind === "follow" && pending.peer !== undefined, "only a follow clones");
+    const { peer } = pending;
+    const from = pending.request.leader;
+    pending.onCloning?.();
+    this.#options.logger.info({ from }, "copying the data directory");
+    const startedAtMs = performance.now();
+    try {
+      this.#clone = { from, doneBytes: 0, totalBytes: 0 };
+      await this.supervisor.produceData("cloning", () =>
+        this.data.clone(
+          peer,
+          (progress) => {
+            this.#clone = { from, ...progress };
+            this.watchers.publish();
+          },
+          this.#shutdown.signal,
+        ),
+      );
+    } finally {
+      this.#clone = null;
+    }
+    this.#systemIdentifier = await this.data.systemIdentifier();
+    this.#options.logger.info({ from, durationMs: Math.round(performance.now() - startedAtMs) }, "copied");
+    await this.supervisor.start();
+  }
+
+  #reply(requestId: string, answer: NodeAnswer): void {
+    const pending = this.#pending.get(requestId);
+    if (pending === undefined) return;
+    this.#pending.delete(requestId);
+    const { request } = pending;
+    const fields = { request: request.kind, term: request.term };
+    if (answer.kind === "refused") {
+      const { code, message, controlCode } = answer.refusal;
+      this.#options.logger.info({ ...fields, code: controlCode ?? code }, `refused: ${message}`);
+    } else {
+      this.#options.logger.info(fields, request.kind === "recruit" ? "recruited" : `${request.kind}: done`);
+    }
+    if (answer.kind === "recruited" && this.#state.durable !== null)
+      this.#reported = { promise: this.#state.durable, position: answer.report.position };
+    pending.resolve(answer);
+  }
+
+  #command(requestId: string, command: CoreCommand): void {
+    const work =
+      requestId === attachRequestId ? this.#fenceAtAttach(command) : this.#commandFor(requestId, command);
+    const done = work
+      .catch((error: unknown): CoreResult => {
+        this.#options.logger.error({ err: error }, `the control command ${command.cmd} failed`);
+        return { ok: false, code: "internal", message: messageOf(error) };
+      })
+      .then((result) => this.#step({ kind: "controlled", requestId, result }));
+    if (requestId === attachRequestId) this.#attachFence = done;
+  }
+
+  async #fenceAtAttach(command: CoreCommand): Promise<CoreResult> {
+    assert(this.#attaching !== null && command.cmd === "fence", "only a fence is sent while attaching");
+    const result = await this.#send(this.#attaching, command, undefined, { timeoutMs: fenceTimeoutMs });
+    if (!result.ok)
+      this.#options.logger.warn({ code: result.code }, `could not fence Postgres: ${result.message}`);
+    return result;
+  }
+
+  async #commandFor(requestId: string, command: CoreCommand): Promise<CoreResult> {
+    const pending = this.#pending.get(requestId);
+    assert(pending !== undefined, "a control command belongs to a request");
+    const { peer, timeoutMs } = pending;
+    if (command.cmd === "follow") this.#rememberFollow(command, peer);
+    const signal = AbortSignal.any([pending.signal, this.#shutdown.signal, AbortSignal.timeout(timeoutMs)]);
+    const connection = await this.supervisor.whenAttached(signal);
+    if (connection === null)
+      return { ok: false, code: "timeout", message: "Postgres didn't come up in time" };
+    const limits = { timeoutMs, signal };
+    const result = await this.#send(connection, command, peer, limits);
+    if (result.ok || result.code !== "restart_required" || command.cmd !== "elect") return result;
+    return await this.#restartCandidate(command, peer, limits);
+  }
+
+  /** A leader that was recruited is to lead again: it must first become a follower, with the log that it reported. */
+  async #restartCandidate(
+    command: CoreCommand & { cmd: "elect" },
+    peer: Peer | undefined,
+    limits: RequestLimits,
+  ): Promise<CoreResult> {
+    const reported = this.#reported;
+    await this.supervisor.restart("immediate");
+    const signal = limits.signal ?? this.#shutdown.signal;
+    const connection = await this.supervisor.whenAttached(signal);
+    if (connection === null)
+      return { ok: false, code: "timeout", message: "Postgres didn't come up in time" };
+    const fenced = await this.#send(connection, { cmd: "fence", term: command.term }, undefined, limits);
+    if (!fenced.ok) return fenced;
+    const position = fenced.report?.position;
+    if (
+      reported?.promise.term !== command.term ||
+      position === undefined ||
+      position.term !== reported.position.term ||
+      position.lsn < reported.position.lsn
+    )
+      return {
+        ok: false,
+        code: "wrong_state",
+        message: "the log is no longer what was reported to the coordinator",
+      };
+    return await this.#send(connection, command, peer, limits);
+  }
+
+  async #send(
+    connection: ControlConnection,
+    command: CoreCommand,
+    peer: Peer | undefined,
+    limits: RequestLimits,
+  ): Promise<CoreResult> {
+    const { result, status } = await sendCommand(
+      connection,
+      command,
+      (member) => this.#conninfo(peer, member),
+      limits,
+    );
+    if (status !== undefined) this.#onStatus(status);
+    return result;
+  }
+
+  #conninfo(peer: Peer | undefined, member: boolean): string {
+    assert(peer !== undefined, "the request says where the other node is");
+    const { config, paths } = this.#options;
+    return replicationConninfo(
+      peer,
+      { node: config.node.id, user: config.replication.user, passFile: paths.passFile },
+      member,
+    );
+  }
+
+  #rememberFollow(command: CoreCommand & { cmd: "follow" }, peer: Peer | undefined): void {
+    assert(peer !== undefined, "a follow says where the leader is");
+    const { term: ofTerm, leader, member } = command;
+    this.#memory.update({ follow: { term: ofTerm, leader, member, host: peer.host, port: peer.port } });
+  }
+
+  // ---- what Postgres does
+
+  #onPhase(): void {
+    this.#step({ kind: "postgres", state: this.supervisor.phase });
+    this.watchers.publish();
+  }
+
+  #onCrash(reason: string): void {
+    const led =
+      this.#memory.current.ledTerm !== noTerm && this.#memory.current.ledTerm === this.#control?.term;
+    this.#options.logger.error({ reason, wasLeader: led, term: this.#control?.term }, "Postgres died");
+    this.#options.onEvent({ kind: "crash" });
+  }
+
+  #onStatus(status: ControlStatus): void {
+    const before = this.#control;
+    this.#control = status;
+    this.#controlAtMs = performance.now();
+    if (status.state === "leader" && this.#memory.current.ledTerm !== status.term)
+      this.#memory.update({ ledTerm: status.term });
+    if (before?.state !== status.state || before.term !== status.term)
+      this.#options.logger.info(
+        { state: status.state, term: status.term, leader: status.leader, before: before?.state },
+        "Postgres's state",
+      );
+    this.#options.onEvent({ kind: "status" });
+    this.watchers.publish();
+  }
+
+  async #onAttached(connection: ControlConnection, status: ControlStatus): Promise<void> {
+    this.#onStatus(status);
+    const leads = status.state === "candidate" || status.state === "elected" || status.state === "leader";
+    this.#attaching = connection;
+    this.#step({ kind: "attached", fenceTerm: status.fenceTerm, leadsTerm: leads ? status.term : term(0) });
+    await this.#attachFence;
+    this.#attaching = null;
+    setTimeout(() => this.#resumeFollow(), resumeDelayMs);
+  }
+
+  /** After a restart of Postgres: follow whom it followed, if the promise still is for that term. */
+  #resumeFollow(): void {
+    const { follow } = this.#memory.current;
+    const promise = this.#state.durable;
+    const asked = [...this.#pending.values()].some(({ request }) => request.kind === "follow");
+    const idle = this.#control?.state === "fenced" || this.#control?.state === "starting";
+    if (follow === null || promise === null || asked || !idle || follow.term !== promise.term) return;
+    const { term: ofTerm, leader, member, host, port } = follow;
+    const request = {
+      kind: "follow",
+      term: ofTerm,
+      coordinator: promise.coordinator,
+      leader,
+      member,
+    } as const;
+    this.#options.logger.info({ term: ofTerm, leader }, "following again after a restart");
+    void this.submit(request, {
+      signal: this.#shutdown.signal,
+      timeoutMs: followTimeoutMs,
+      peer: { host, port },
+    });
+  }
+}

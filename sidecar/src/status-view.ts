@@ -1,0 +1,77 @@
+/** What a coordinator gets to see of this node, from what the sidecar knows. Pure. */
+import { type Promised, type Term, term } from "@quorate/consensus";
+import type { Clone, NodeStatus, PostgresState } from "@quorate/proto";
+import type { SidecarConfig } from "./config.ts";
+import type { ControlStatus } from "./control-protocol.ts";
+
+export type StatusParts = {
+  readonly config: SidecarConfig;
+  readonly sidecarVersion: string;
+  readonly seq: number;
+  readonly phase: PostgresState;
+  readonly pid: number | null;
+  readonly lastExit: string | null;
+  /** Only what is on disk is ever reported. */
+  readonly promise: Promised | null;
+  readonly operatorStopped: boolean;
+  readonly ledTerm: Term;
+  /** The last that was heard from Postgres, in this or an earlier run. */
+  readonly control: ControlStatus | null;
+  readonly controlAgeMs: number | null;
+  readonly systemIdentifier: string | null;
+  readonly clone: Clone | null;
+};
+
+/** Postgres may be starting or running without having said anything yet. */
+function answers(phase: PostgresState): boolean {
+  return phase === "running" || phase === "stopping";
+}
+
+export function nodeStatus(parts: StatusParts): NodeStatus {
+  const { config, promise, ledTerm } = parts;
+  const control = answers(parts.phase) ? parts.control : null;
+  const lastTerm = Math.max(parts.control?.term ?? 0, control === null ? ledTerm : 0);
+  const leads = control !== null && (control.state === "leader" || control.state === "elected");
+  return {
+    node: config.node.id,
+    zone: config.node.zone,
+    region: config.node.region,
+    cluster: config.cluster,
+    host: config.host,
+    pgPort: config.ports.postgres,
+    grpcPort: config.ports.grpc,
+    httpPort: config.ports.http,
+    postgres: parts.phase,
+    state: control?.state ?? null,
+    term: control?.term ?? term(lastTerm),
+    promisedTerm: promise?.term ?? term(0),
+    promisedTo: promise?.coordinator ?? null,
+    fenceTerm: control?.fenceTerm ?? term(0),
+    pid: parts.pid,
+    inRecovery: control?.inRecovery ?? true,
+    consistent: control?.consistent ?? false,
+    position: control?.position ?? null,
+    termStartLsn: control?.termStartLsn ?? null,
+    commitLsn: control?.commitLsn ?? null,
+    receivedLsn: control?.receivedLsn ?? null,
+    flushedLsn: control?.flushedLsn ?? null,
+    appliedLsn: control?.appliedLsn ?? null,
+    rule: control?.rule ?? null,
+    joint: control?.joint ?? [],
+    // A ruleset that was in force stays known while Postgres is down.
+    ruleset: parts.control?.ruleset ?? null,
+    leader: control?.leader ?? null,
+    receiver: control?.receiver ?? null,
+    followers: control?.followers ?? [],
+    quiesced: control?.quiesced ?? false,
+    waiting: control?.waiting ?? 0,
+    systemIdentifier: control?.systemIdentifier ?? parts.systemIdentifier,
+    seq: parts.seq,
+    lastExit: parts.lastExit,
+    operatorStopped: parts.operatorStopped,
+    sidecarVersion: parts.sidecarVersion,
+    wasLeader: !leads && ledTerm > 0 && ledTerm === (control?.term ?? lastTerm),
+    clone: parts.clone,
+    controlAgeMs: control === null ? null : parts.controlAgeMs,
+  };
+}
