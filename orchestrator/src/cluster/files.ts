@@ -5,6 +5,7 @@ import { homedir } from "node:os";
 import path from "node:path";
 import { type ClusterFile, loadClusterFile } from "@quorate/sidecar/config.ts";
 import { orchestratorErrors } from "../error-codes.ts";
+import type { OrchestratorConfig } from "../orchestrator-config.ts";
 import { sidecarConfigFor } from "./plan.ts";
 
 export interface OpenCluster {
@@ -14,18 +15,6 @@ export interface OpenCluster {
 
 export type ClusterNode = ClusterFile["nodes"][number];
 export type ClusterOrchestrator = ClusterFile["orchestrators"][number];
-
-export interface OrchestratorConfig {
-  readonly cluster: string;
-  readonly id: string;
-  readonly zone: string;
-  readonly host: string;
-  readonly httpPort: number;
-  /** host:port of the gRPC service of one or more nodes; the others are found from them. */
-  readonly nodes: readonly string[];
-  readonly policy: string;
-  readonly logLevel: string;
-}
 
 export function isRoot(): boolean {
   return process.getuid?.() === 0;
@@ -123,7 +112,6 @@ function writeOrchestratorConfigs(dir: string, file: ClusterFile): void {
       cluster: file.cluster,
       ...orchestrator,
       nodes: file.nodes.map((node) => `${node.host}:${node.ports.grpc}`),
-      policy: file.policy,
       logLevel: "info",
     };
     writeJson(paths.orchestratorConfig(dir, orchestrator.id), config);

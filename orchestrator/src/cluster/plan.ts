@@ -1,4 +1,5 @@
 // Pure: the options of `quorate up` become the contents of cluster.json and of each sidecar.json.
+import { nodeId } from "@quorate/consensus/types.ts";
 import type { ClusterFile, SidecarConfigInput } from "@quorate/sidecar/config.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 
@@ -78,14 +79,14 @@ export function planCluster(input: PlanInput): ClusterFile {
     binDir: input.binDir,
     app: { user: "app", database: "app", passwordFile: "secrets/app.password" },
     nodes: numbers.map((i) => ({
-      id: `n${i}`,
+      id: nodeId(`n${i}`),
       zone: zoneOf(i),
       region: "local",
       host,
       ports: { postgres: base + i, grpc: base + stride + i, http: base + 2 * stride + i },
     })),
     orchestrators: used.map((zone, index) => ({
-      id: `o${index + 1}`,
+      id: nodeId(`o${index + 1}`),
       zone,
       host,
       httpPort: base + 3 * stride + index + 1,

@@ -1,0 +1,69 @@
+// quorate url, quorate psql
+import { spawn } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import path from "node:path";
+import { appUrl, type ClusterNode, findNode, type OpenCluster, openCluster } from "../cluster/files.ts";
+import { orchestratorErrors } from "../error-codes.ts";
+import { leaderNode, takeLivePicture } from "./sightings.ts";
+
+export interface TargetOptions {
+  readonly role?: string;
+  readonly node?: string;
+}
+
+async function chooseNode(cluster: OpenCluster, { role, node }: TargetOptions): Promise<ClusterNode> {
+  if (node !== undefined && role !== undefined) {
+    throw orchestratorErrors.error("bad_option", "give either --role or --node, not both");
+  }
+  if (node !== undefined) return findNode(cluster, node);
+  if (role === undefined || role === "leader") return leaderNode(cluster);
+  const { nodes } = await takeLivePicture(cluster);
+  const follower =
+    nodes.find((each) => each.role === "follower" && each.streaming) ??
+    nodes.find((each) => each.role === "follower");
+  if (follower === undefined) {
+    throw orchestratorErrors.error("no_leader", 'no follower runs at the moment: see "quorate status"');
+  }
+  return findNode(cluster, follower.id);
+}
+
+/** Every node in one URL, for clients of libpq, which find the one that accepts writes. */
+function urlOfAll(cluster: OpenCluster): string {
+  const first = cluster.file.nodes[0];
+  if (first === undefined) throw orchestratorErrors.error("no_cluster", "the cluster has no nodes");
+  const hosts = cluster.file.nodes.map((node) => `${node.host}:${node.ports.postgres}`).join(",");
+  const single = `${first.host}:${first.ports.postgres}`;
+  return `${appUrl(cluster, first).replace(single, hosts)}?target_session_attrs=read-write`;
+}
+
+export async function url(dir: string, options: TargetOptions & { all?: boolean }): Promise<void> {
+  const cluster = openCluster(dir);
+  if (options.all === true) console.log(urlOfAll(cluster));
+  else console.log(appUrl(cluster, await chooseNode(cluster, options)));
+}
+
+function findPsql(cluster: OpenCluster): string {
+  const built = path.join(cluster.file.binDir, "psql");
+  return existsSync(built) ? built : "psql";
+}
+
+export async function psql(dir: string, options: TargetOptions, args: readonly string[]): Promise<number> {
+  const cluster = openCluster(dir);
+  const node = await chooseNode(cluster, options);
+  const { user, database, passwordFile } = cluster.file.app;
+  // The password goes by the environment: arguments are visible to every user of the machine.
+  const env = {
+    ...process.env,
+    PGHOST: node.host,
+    PGPORT: String(node.ports.postgres),
+    PGUSER: user,
+    PGDATABASE: database,
+    PGPASSWORD: readFileSync(path.resolve(cluster.dir, passwordFile), "utf8").trimEnd(),
+  };
+  const child = spawn(findPsql(cluster), args, { stdio: "inherit", env });
+  process.on("SIGINT", () => undefined); // psql's own business: it cancels the query
+  return new Promise((resolve, reject) => {
+    child.once("error", (error) => reject(new Error(`could not start psql: ${error.message}`)));
+    child.once("exit", (code) => resolve(code ?? 1));
+  });
+}

@@ -1,0 +1,33 @@
+// quorate node stop|start|restart|kill
+import { messageOf } from "@quorate/common";
+import { type ControlAction, connectSidecar } from "@quorate/proto";
+import { findNode, openCluster } from "../cluster/files.ts";
+import { orchestratorErrors } from "../error-codes.ts";
+import { grpcAddress } from "./sightings.ts";
+
+const done: Record<ControlAction, string> = {
+  start: "started",
+  stop: "stopped",
+  restart: "restarted",
+  kill: "killed",
+};
+
+export async function nodeControl(dir: string, action: ControlAction, id: string): Promise<void> {
+  const node = findNode(openCluster(dir), id);
+  const client = connectSidecar(grpcAddress(node));
+  try {
+    const reply = await client.control({ action }).catch((error: unknown) => {
+      throw orchestratorErrors.error(
+        "node_unreachable",
+        `the sidecar of ${id} doesn't answer (${messageOf(error)}): start it with "quorate up"`,
+      );
+    });
+    if (!reply.ok) {
+      throw orchestratorErrors.error("refused", `${id} refused to ${action}: ${reply.refusal.message}`);
+    }
+    const { pid } = reply.status;
+    console.log(`${id}: ${done[action]}${pid === null ? "" : `, process ${pid}`}`);
+  } finally {
+    client.close();
+  }
+}

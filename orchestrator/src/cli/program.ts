@@ -1,0 +1,185 @@
+// The verbs of `quorate`, their options and their help; what they do is in the files beside this one.
+import type { ControlAction } from "@quorate/proto";
+import { Argument, Command, InvalidArgumentError, Option } from "commander";
+import { resolveDir } from "../cluster/files.ts";
+import {
+  defaultBasePort,
+  defaultNodes,
+  defaultPolicy,
+  defaultZones,
+  parseBasePort,
+  parseNodeCount,
+  parseZones,
+} from "../cluster/plan.ts";
+
+/** Sets the exit code; a verb that throws ends with 1. */
+export type Exit = (code: number) => void;
+
+interface DirOption {
+  readonly dir?: string;
+}
+
+function positiveInteger(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("Give a whole number from 1 on.");
+  return value;
+}
+
+function setting(text: string, previous: Record<string, string> = {}): Record<string, string> {
+  const equals = text.indexOf("=");
+  if (equals < 1) throw new InvalidArgumentError("Write name=value, like shared_buffers=256MB.");
+  return { ...previous, [text.slice(0, equals)]: text.slice(equals + 1) };
+}
+
+function verb(program: Command, name: string, summary: string, example: string): Command {
+  return program
+    .command(name)
+    .description(summary)
+    .addOption(new Option("--dir <directory>", "the cluster's directory (default: $QUORATE_DIR, else per user)"))
+    .addHelpText("after", `\nExample:\n  $ ${example}`);
+}
+
+export function buildProgram(exit: Exit): Command {
+  const program = new Command("quorate")
+    .description("PostgreSQL that keeps every acknowledged transaction, whatever fails")
+    .showSuggestionAfterError()
+    .showHelpAfterError("(quorate --help lists the verbs, quorate VERB --help explains one)")
+    .enablePositionalOptions();
+  addRunning(program);
+  addLooking(program, exit);
+  addConnecting(program, exit);
+  addLeading(program);
+  addNodes(program);
+  return program;
+}
+
+function addRunning(program: Command): void {
+  verb(
+    program,
+    "up",
+    "start a local cluster; creates it when the directory holds none",
+    "quorate up --nodes 3 --zones a,b,c --detach",
+  )
+    .addOption(new Option("--nodes <count>", `how many nodes (default: ${defaultNodes})`).argParser(parseNodeCount))
+    .addOption(
+      new Option("--zones <names>", `zones, taken in turn (default: ${defaultZones.join(",")})`).argParser(parseZones),
+    )
+    .option("--policy <policy>", `durability policy: a name, or name:option=value (default: ${defaultPolicy})`)
+    .addOption(
+      new Option("--base-port <port>", `ports count from here (default: ${defaultBasePort})`).argParser(parseBasePort),
+    )
+    .addOption(
+      new Option("--set <name=value>", "a Postgres setting of every node, repeatable (new cluster)").argParser(setting),
+    )
+    .option("--detach", "return when the cluster is up; it goes on in the background")
+    .action(async ({ dir, set, detach, ...options }) => {
+      const { up } = await import("./up.ts");
+      await up({
+        ...options,
+        dir: resolveDir(dir),
+        detach: detach === true,
+        ...(set === undefined ? {} : { settings: set }),
+      });
+    });
+  verb(program, "down", "stop the cluster", "quorate down --purge")
+    .option("--purge", "remove all its data, too")
+    .action(async ({ dir, ...options }: DirOption & { purge?: boolean }) => {
+      const { down } = await import("./down.ts");
+      await down(resolveDir(dir), options);
+    });
+}
+
+function addLooking(program: Command, exit: Exit): void {
+  verb(program, "status", "show the leader, the ruleset and every node", "quorate status --json")
+    .option("--json", "for programs: one JSON object (with --watch one per line and change)")
+    .option("--watch", "go on, and show each change")
+    .action(async ({ dir, ...options }: DirOption & { json?: boolean; watch?: boolean }) => {
+      const { status } = await import("./status.ts");
+      exit(await status(resolveDir(dir), options));
+    });
+  verb(
+    program,
+    "logs",
+    "show the story of the cluster, or the log of one node or orchestrator",
+    "quorate logs n1 --lines 50",
+  )
+    .argument("[id]", "a node (n1) or an orchestrator (o1); without it all of them, merged by time")
+    .addOption(new Option("-n, --lines <count>", "how many lines (default: 100)").argParser(positiveInteger))
+    .option("-f, --follow", "go on, and show new lines")
+    .option("--postgres", "the log of Postgres, too (default for one node)")
+    .option("--no-postgres", "without the log of Postgres")
+    .action(async (id: string | undefined, { dir, ...options }) => {
+      const { logs } = await import("./logs.ts");
+      await logs(resolveDir(dir), id, options);
+    });
+}
+
+const roleOption = (): Option =>
+  new Option("--role <role>", "connect to a node in this role (default: leader)").choices(["leader", "follower"]);
+
+function addConnecting(program: Command, exit: Exit): void {
+  verb(program, "url", "print a connection string", "quorate url --role follower")
+    .addOption(roleOption())
+    .option("--node <id>", "connect to this node, whatever its role")
+    .option("--all", "every node in one string: clients of libpq find the leader themselves")
+    .action(async ({ dir, ...options }) => {
+      const { url } = await import("./connect.ts");
+      await url(resolveDir(dir), options);
+    });
+  verb(program, "psql", "open psql on the leader", "quorate psql -- -c 'select pg_is_in_recovery()'")
+    .addOption(roleOption())
+    .option("--node <id>", "connect to this node, whatever its role")
+    .argument("[arguments...]", "passed on to psql; write -- before them")
+    .passThroughOptions()
+    .action(async (args: string[], { dir, ...options }) => {
+      const { psql } = await import("./connect.ts");
+      exit(await psql(resolveDir(dir), options, args));
+    });
+}
+
+function addLeading(program: Command): void {
+  verb(
+    program,
+    "switchover",
+    "hand leadership over in good order: requests wait for a moment, none fails",
+    "quorate switchover --to n2",
+  )
+    .option("--to <id>", "the node that shall lead (default: the most advanced follower)")
+    .action(async ({ dir, ...options }) => {
+      const { switchover } = await import("./change-leader.ts");
+      await switchover(resolveDir(dir), options);
+    });
+  verb(
+    program,
+    "failover",
+    "make another node lead now, without asking the present leader",
+    "quorate failover --to n3",
+  )
+    .option("--to <id>", "the node that shall lead (default: the most advanced node)")
+    .action(async ({ dir, ...options }) => {
+      const { failover } = await import("./change-leader.ts");
+      await failover(resolveDir(dir), options);
+    });
+}
+
+const nodeVerbs: readonly (readonly [ControlAction, string])[] = [
+  ["stop", "stop a node's Postgres in good order; it stays down until it is started"],
+  ["start", "start a node's Postgres that was stopped"],
+  ["restart", "stop a node's Postgres in good order and start it again"],
+  ["kill", "kill -9 a node's Postgres, to see what happens"],
+];
+
+function addNodes(program: Command): void {
+  const node = program
+    .command("node")
+    .description("stop, start, restart or kill one node's Postgres")
+    .addHelpText("after", "\nExample:\n  $ quorate node restart n2");
+  for (const [action, summary] of nodeVerbs) {
+    verb(node, action, summary, `quorate node ${action} n2`)
+      .addArgument(new Argument("<id>", "the node"))
+      .action(async (id: string, { dir }: DirOption) => {
+        const { nodeControl } = await import("./node-control.ts");
+        await nodeControl(resolveDir(dir), action, id);
+      });
+  }
+}

@@ -1,0 +1,162 @@
+// quorate up: from nothing, or from a stopped cluster, to a running one.
+import { spawn } from "node:child_process";
+import { existsSync, openSync, readdirSync } from "node:fs";
+import { isAlive, poll } from "@quorate/common";
+import {
+  appUrl,
+  checkReachable,
+  clusterExists,
+  findNode,
+  openCluster,
+  type OpenCluster,
+  openDirToPostgres,
+  paths,
+  updateBinDir,
+  writeCluster,
+} from "../cluster/files.ts";
+import { allPorts, contradiction, defaultPolicy, planCluster, type UpOptions } from "../cluster/plan.ts";
+import { isPortFree, livePid } from "../cluster/processes.ts";
+import { supervisorMain } from "../cluster/programs.ts";
+import { orchestratorErrors } from "../error-codes.ts";
+import { rulesetFor } from "../policy-text.ts";
+import { bringUp, cohortNodes } from "./bring-up.ts";
+import { supervisorPid } from "./down.ts";
+import { watchUntilSignal } from "./status.ts";
+
+export interface UpRequest extends UpOptions {
+  readonly dir: string;
+  readonly detach: boolean;
+  readonly settings?: Readonly<Record<string, string>>;
+}
+
+const clusterName = "main";
+const supervisorStartTimeoutMs = 10_000;
+const stopTimeoutMs = 120_000;
+
+function progress(line: string): void {
+  console.log(line);
+}
+
+/** All that can be refused is refused here, before anything is built or written. */
+async function checkRequest(request: UpRequest): Promise<void> {
+  const { dir } = request;
+  if (clusterExists(dir)) {
+    const { file } = openCluster(dir);
+    const difference = contradiction(file, request);
+    if (difference === undefined) return;
+    throw orchestratorErrors.error(
+      "cluster_differs",
+      `${dir} holds another cluster than asked for: ${difference}. Start it as it is with "quorate up", ` +
+        "or choose another directory with --dir",
+    );
+  }
+  if (existsSync(dir) && readdirSync(dir).length > 0) {
+    throw orchestratorErrors.error(
+      "directory_in_use",
+      `${dir} is not empty and holds no cluster: choose an empty or new directory with --dir`,
+    );
+  }
+  checkReachable(dir);
+  const planned = planCluster({ ...request, cluster: clusterName, binDir: "/" });
+  rulesetFor(request.policy ?? defaultPolicy, cohortNodes(planned), 1);
+  for (const { port, purpose } of allPorts(planned)) {
+    if (await isPortFree(planned.host, port)) continue;
+    throw orchestratorErrors.error(
+      "port_taken",
+      `port ${port} (${purpose}) is taken by another program: choose other ports with --base-port, or stop it`,
+    );
+  }
+}
+
+async function prepareFiles(request: UpRequest): Promise<OpenCluster> {
+  const { ensurePostgres } = await import("../../../scripts/build-postgres.ts");
+  const { bin: binDir } = await ensurePostgres();
+  const { dir, settings = {} } = request;
+  if (clusterExists(dir)) return updateBinDir(openCluster(dir), binDir);
+  const cluster = writeCluster(
+    dir,
+    planCluster({ ...request, cluster: clusterName, binDir }),
+    settings,
+  );
+  openDirToPostgres(dir);
+  return cluster;
+}
+
+/** With a lifeline the supervisor stops the cluster when this process ends, however it ends. */
+async function startSupervisor(dir: string, lifeline: boolean): Promise<number> {
+  const output = openSync(paths.supervisorLog(dir), "a");
+  const args = [supervisorMain, "--dir", dir, ...(lifeline ? ["--lifeline"] : [])];
+  const child = spawn(process.execPath, args, {
+    detached: true,
+    stdio: [lifeline ? "pipe" : "ignore", output, output],
+    cwd: "/",
+  });
+  let problem: string | undefined;
+  child.once("error", (error) => {
+    problem = error.message;
+  });
+  child.once("exit", (code) => {
+    problem = `exit code ${code}, see ${paths.supervisorLog(dir)}`;
+  });
+  await poll(
+    () => {
+      if (problem !== undefined) throw new Error(`the supervisor could not start: ${problem}`);
+      return livePid(paths.supervisorPid(dir), dir) === child.pid;
+    },
+    { what: "the supervisor to start", timeoutMs: supervisorStartTimeoutMs },
+  );
+  child.unref();
+  if (child.pid === undefined) throw new Error("the supervisor has no process id");
+  return child.pid;
+}
+
+function signalled(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => resolve(signal));
+  });
+}
+
+export async function up(request: UpRequest): Promise<void> {
+  await checkRequest(request);
+  const cluster = await prepareFiles(request);
+  const running = supervisorPid(request.dir);
+  const foreground = !request.detach && running === undefined;
+  if (running === undefined) {
+    progress(`starting ${cluster.file.nodes.length} nodes in ${request.dir}`);
+    await startSupervisor(request.dir, foreground);
+  }
+  const interrupted = foreground ? signalled() : new Promise<never>(() => undefined);
+  const outcome = await Promise.race([bringUp(cluster, progress), interrupted.then(() => "interrupted" as const)]);
+  if (outcome === "interrupted") {
+    await stopSupervisor(request.dir);
+    return;
+  }
+  announce(cluster, outcome.leader);
+  if (!foreground) {
+    if (running !== undefined) progress(`It was running already. Stop it with: quorate down --dir ${request.dir}`);
+    return;
+  }
+  if (process.stdout.isTTY) await watchUntilSignal(cluster, false);
+  else {
+    progress("Running until this process is stopped.");
+    await interrupted;
+  }
+  await stopSupervisor(request.dir);
+}
+
+function announce(cluster: OpenCluster, leader: string): void {
+  progress("");
+  progress(`The cluster is up, ${leader} leads. Connect with`);
+  progress("");
+  progress(`  ${appUrl(cluster, findNode(cluster, leader))}`);
+  progress("");
+}
+
+async function stopSupervisor(dir: string): Promise<void> {
+  const pid = supervisorPid(dir);
+  if (pid === undefined) return;
+  progress("stopping the cluster …");
+  process.kill(pid, "SIGTERM");
+  await poll(() => !isAlive(pid), { what: "the cluster to stop", timeoutMs: stopTimeoutMs });
+  progress("The cluster has stopped.");
+}

@@ -1,0 +1,127 @@
+// Pure: what the watcher hears becomes the observation that the failure table looks at.
+import {
+  distinctRulesets,
+  type Link,
+  type NodeId,
+  type NodeSet,
+  type NodeView,
+  type Observation,
+  type Observed,
+  parseRuleset,
+  type Ruleset,
+} from "@quorate/consensus";
+import type { NodeStatus, WatchEnd } from "@quorate/proto";
+import { rankOf } from "./rank.ts";
+
+/** One address as the watcher sees it (shell/cohort-watcher.ts). */
+export interface WatchedFacts {
+  readonly reachable: boolean;
+  readonly sinceMs: number;
+  readonly heardAtMs: number | undefined;
+  readonly status: NodeStatus | undefined;
+  readonly lastEnd: WatchEnd | undefined;
+}
+
+/** Carried from one look to the next. */
+export interface Memory {
+  readonly promises: ReadonlyMap<NodeId, { readonly term: number; readonly roseAtMs: number }>;
+  /** Texts that were read before: a ruleset rarely changes and is looked at often. */
+  readonly rulesets: ReadonlyMap<string, Ruleset | null>;
+}
+
+export const noMemory: Memory = { promises: new Map(), rulesets: new Map() };
+
+export function linkOf({ reachable, lastEnd }: WatchedFacts): Link {
+  if (reachable) return "connected";
+  switch (lastEnd?.reason) {
+    case undefined:
+      return "unknown";
+    case "refused":
+    case "reset":
+    case "closed":
+      return "reset";
+    case "timeout":
+    case "cancelled":
+    case "protocol":
+      return "silent";
+  }
+}
+
+export function viewOf(status: NodeStatus, ruleset: Ruleset | null): NodeView {
+  const { receiver } = status;
+  return {
+    postgres: status.postgres,
+    state: status.state ?? "",
+    term: status.term,
+    promisedTerm: status.promisedTerm,
+    inRecovery: status.inRecovery,
+    leader: status.leader,
+    receiver: receiver === null ? null : { ...receiver },
+    followers: status.followers,
+    ruleset,
+    wasLeader: status.wasLeader,
+    operatorStopped: status.operatorStopped,
+  };
+}
+
+export interface Look {
+  readonly nowMs: number;
+  readonly watched: readonly WatchedFacts[];
+  readonly zone: string;
+  readonly busy: NodeSet;
+}
+
+export interface LookResult {
+  readonly memory: Memory;
+  readonly observation: Observation;
+  /** Rulesets that came as a text that can't be read. */
+  readonly unreadable: readonly string[];
+}
+
+export function look(memory: Memory, { nowMs, watched, zone, busy }: Look): LookResult {
+  const promises = new Map(memory.promises);
+  const texts = new Map<string, Ruleset | null>();
+  const nodes = new Map<NodeId, Observed>();
+  for (const facts of watched) {
+    const { status } = facts;
+    if (status === undefined) continue;
+    const known = nodes.get(status.node);
+    if (known !== undefined && known.viewAtMs >= (facts.heardAtMs ?? 0)) continue;
+    const text = status.ruleset?.text;
+    const ruleset = text === undefined ? null : (texts.get(text) ?? readText(memory, text));
+    if (text !== undefined) texts.set(text, ruleset);
+    const before = promises.get(status.node);
+    if (before === undefined || status.promisedTerm > before.term) {
+      promises.set(status.node, { term: status.promisedTerm, roseAtMs: nowMs });
+    }
+    nodes.set(status.node, {
+      id: status.node,
+      link: linkOf(facts),
+      linkSinceMs: facts.sinceMs,
+      view: viewOf(status, ruleset),
+      viewAtMs: facts.heardAtMs ?? facts.sinceMs,
+      promiseRoseAtMs: promises.get(status.node)?.roseAtMs ?? nowMs,
+    });
+  }
+  const rulesets = rulesetsInForce([...texts.values()].filter((ruleset) => ruleset !== null));
+  const rank = rankOf(zone, rulesets, [...nodes.values()]);
+  const unreadable = [...texts].filter(([, ruleset]) => ruleset === null).map(([text]) => text);
+  return {
+    memory: { promises, rulesets: texts },
+    observation: { nowMs, nodes, rulesets, rank, busy },
+    unreadable,
+  };
+}
+
+function readText(memory: Memory, text: string): Ruleset | null {
+  const known = memory.rulesets.get(text);
+  if (known !== undefined) return known;
+  const parsed = parseRuleset(text);
+  return parsed.ok ? parsed.ruleset : null;
+}
+
+/** A node reports what it has applied, which is committed: the highest version is in force, older ones were replaced. */
+export function rulesetsInForce(seen: readonly Ruleset[]): Ruleset[] {
+  const version = seen.reduce((highest, ruleset) => Math.max(highest, ruleset.version), 0);
+  return distinctRulesets(seen.filter((ruleset) => ruleset.version === version));
+}

@@ -1,0 +1,32 @@
+// orchestrator.json: what one orchestrator needs to know. One node's address is enough; the others are found.
+import { readFileSync } from "node:fs";
+import { messageOf } from "@quorate/common";
+import { z } from "zod";
+import { orchestratorErrors } from "./error-codes.ts";
+
+const addressSchema = z.string().regex(/^[^\s:]+:\d{1,5}$/, "must be host:port of a sidecar's gRPC service");
+
+export const orchestratorConfigSchema = z.strictObject({
+  cluster: z.string().min(1),
+  id: z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/),
+  zone: z.string().min(1),
+  host: z.string().min(1).default("127.0.0.1"),
+  httpPort: z.number().int().min(1).max(65_535),
+  nodes: z.array(addressSchema).min(1),
+  logLevel: z.enum(["trace", "debug", "info", "warn", "error"]).default("info"),
+});
+
+export type OrchestratorConfig = z.infer<typeof orchestratorConfigSchema>;
+
+export function loadOrchestratorConfig(file: string): OrchestratorConfig {
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw orchestratorErrors.error("bad_option", `could not read ${file}: ${messageOf(error)}`);
+  }
+  const result = orchestratorConfigSchema.safeParse(json);
+  if (result.success) return result.data;
+  const problems = result.error.issues.map((issue) => `${issue.path.join(".") || "(top)"}: ${issue.message}`);
+  throw orchestratorErrors.error("bad_option", `${file} is not valid: ${problems.join("; ")}`);
+}

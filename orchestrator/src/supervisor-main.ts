@@ -1,0 +1,127 @@
+// The background process of a local cluster: keeps one sidecar per node and one orchestrator per zone running, and
+// stops all of it on SIGTERM, or when its lifeline (standard input) ends. If it is itself killed, its children go on;
+// the next one takes over (a sidecar's death doesn't touch Postgres).
+import { unlinkSync, writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { createLogger, type Logger, messageOf, poll, sendSignal, isAlive } from "@quorate/common";
+import { connectSidecar } from "@quorate/proto";
+import { type OpenCluster, openCluster, paths } from "./cluster/files.ts";
+import { livePid } from "./cluster/processes.ts";
+import { orchestratorMain, sidecarMain } from "./cluster/programs.ts";
+import { Supervised } from "./cluster/supervised.ts";
+
+const sidecarStopTimeoutMs = 45_000;
+const orchestratorStopTimeoutMs = 5_000;
+
+/** Kill what a dead supervisor left behind; Postgres stays, the new sidecar adopts it. */
+async function removeLeftover(pidFile: string, mark: string, log: Logger): Promise<void> {
+  const pid = livePid(pidFile, mark);
+  if (pid === undefined) return;
+  log.warn({ pid, mark }, "taking over from an earlier supervisor");
+  sendSignal(pid, "SIGKILL");
+  await poll(() => !isAlive(pid), { what: `process ${pid} to end`, timeoutMs: 10_000 });
+}
+
+async function leaderOf(cluster: OpenCluster): Promise<string | undefined> {
+  const answers = await Promise.all(
+    cluster.file.nodes.map(async (node) => {
+      const client = connectSidecar(`${node.host}:${node.ports.grpc}`);
+      try {
+        return await client.getStatus({ deadlineMs: 1_000 });
+      } catch {
+        return undefined;
+      } finally {
+        client.close();
+      }
+    }),
+  );
+  const leaders = answers.filter((status) => status?.state === "leader");
+  return leaders.sort((a, b) => (b?.term ?? 0) - (a?.term ?? 0))[0]?.node;
+}
+
+class Supervisor {
+  readonly #cluster: OpenCluster;
+  readonly #log: Logger;
+  readonly #sidecars = new Map<string, Supervised>();
+  readonly #orchestrators: Supervised[] = [];
+  #stopped: Promise<void> | undefined;
+
+  constructor(cluster: OpenCluster, log: Logger) {
+    this.#cluster = cluster;
+    this.#log = log;
+  }
+
+  async start(): Promise<void> {
+    const { dir, file } = this.#cluster;
+    const options = { log: this.#log, fatalCodes: new Set([2]) };
+    for (const { id } of file.nodes) {
+      const config = paths.sidecarConfig(dir, id);
+      await removeLeftover(paths.sidecarPid(dir, id), config, this.#log);
+      const args = [sidecarMain, "--config", config];
+      const child = new Supervised({ name: id, args, logFile: paths.sidecarLog(dir, id) }, options);
+      this.#sidecars.set(id, child);
+      child.start();
+    }
+    for (const { id } of file.orchestrators) {
+      const config = paths.orchestratorConfig(dir, id);
+      await removeLeftover(paths.orchestratorPid(dir, id), config, this.#log);
+      const args = [orchestratorMain, "--config", config];
+      const child = new Supervised({ name: id, args, logFile: paths.orchestratorLog(dir, id) }, options);
+      this.#orchestrators.push(child);
+      child.start();
+    }
+  }
+
+  stop(reason: string): Promise<void> {
+    this.#stopped ??= this.#stopAll(reason);
+    return this.#stopped;
+  }
+
+  /** Orchestrators first, so that nobody reacts; then the leader, whose shutdown checkpoint needs its followers. */
+  async #stopAll(reason: string): Promise<void> {
+    this.#log.info({ reason }, "stopping the cluster");
+    await Promise.all(this.#orchestrators.map((child) => child.stop(orchestratorStopTimeoutMs)));
+    const leader = await leaderOf(this.#cluster);
+    if (leader !== undefined) await this.#sidecars.get(leader)?.stop(sidecarStopTimeoutMs);
+    const rest = [...this.#sidecars].filter(([id]) => id !== leader);
+    await Promise.all(rest.map(([, child]) => child.stop(sidecarStopTimeoutMs)));
+    this.#log.info("stopped");
+  }
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { dir: { type: "string" }, lifeline: { type: "boolean" } } });
+  if (values.dir === undefined) throw new Error("supervisor-main.ts needs --dir");
+  const log = createLogger({ name: "supervisor", file: paths.supervisorLog(values.dir) });
+  const pidFile = paths.supervisorPid(values.dir);
+  const other = livePid(pidFile, values.dir);
+  if (other !== undefined) throw new Error(`another supervisor (process ${other}) runs this cluster`);
+  writeFileSync(pidFile, `${process.pid}\n`);
+  const supervisor = new Supervisor(openCluster(values.dir), log);
+
+  const end = (reason: string): void => {
+    supervisor
+      .stop(reason)
+      .then(() => {
+        unlinkSync(pidFile);
+        process.exit(0);
+      })
+      .catch((error: unknown) => {
+        log.error({ err: error }, "could not stop everything");
+        process.exit(1);
+      });
+  };
+  process.on("SIGTERM", () => end("SIGTERM"));
+  process.on("SIGINT", () => end("SIGINT"));
+  process.on("SIGHUP", () => log.info("SIGHUP ignored"));
+  if (values.lifeline === true) {
+    process.stdin.on("end", () => end("the process that started it has ended")).resume();
+    process.stdin.on("error", () => end("the process that started it has ended"));
+  }
+  await supervisor.start();
+}
+
+main().catch((error: unknown) => {
+  console.error(messageOf(error));
+  process.exit(1);
+});
