@@ -4,8 +4,8 @@ import path from "node:path";
 import { messageOf } from "@quorate/common";
 import { Command, Option } from "commander";
 import { cacheRoot, makeCacheDirectory, withLock } from "./lib/cache.ts";
-import { buildExtension, buildPostgres, isComplete, prefixFor } from "./lib/postgres/build.ts";
-import { planBuild, type Variant } from "./lib/postgres/plan.ts";
+import { buildExtension, buildPostgres, isComplete, prefixFor, pruneBuilds } from "./lib/postgres/build.ts";
+import { planBuild, readPatches, type Variant } from "./lib/postgres/plan.ts";
 import { defaultRelease } from "./lib/postgres/release.ts";
 import { type Progress, terminalProgress } from "./lib/progress.ts";
 import { repoRoot } from "./lib/repo.ts";
@@ -21,8 +21,15 @@ export type PostgresBuild = {
   readonly version: string;
 };
 
+export type Flavour = "quorate" | "patched" | "stock";
+
 export type EnsureOptions = {
   readonly variant?: Variant;
+  /**
+   * "quorate" (default): patched, with the extension; "patched": without the extension; "stock": as upstream made it,
+   * for controls and comparisons.
+   */
+  readonly flavour?: Flavour;
   /** The clone whose patches and extension are built; default: this one. */
   readonly root?: string;
   /** Only called when something has to be built. */
@@ -32,13 +39,16 @@ export type EnsureOptions = {
 /** Finds the build that fits the clone's patches and extension, or makes it. Callers at the same time wait. */
 export async function ensurePostgres(options: EnsureOptions = {}): Promise<PostgresBuild> {
   const root = options.root ?? repoRoot;
-  const plan = planBuild(root, defaultRelease, options.variant ?? "release");
+  const flavour = options.flavour ?? "quorate";
+  const patches = flavour === "stock" ? [] : readPatches(root, defaultRelease.major);
+  const plan = planBuild(patches, defaultRelease, options.variant ?? "release");
   const directory = path.join(cacheRoot(), "postgres", plan.key);
-  const prefix = prefixFor(root, directory);
+  const plainPrefix = path.join(directory, "install");
+  const prefix = flavour === "quorate" ? prefixFor(root, directory) : plainPrefix;
   const build: PostgresBuild = {
     prefix,
     bin: path.join(prefix, "bin"),
-    plainPrefix: path.join(directory, "install"),
+    plainPrefix,
     sourceTree: path.join(directory, "src"),
     version: plan.release.version,
   };
@@ -63,10 +73,18 @@ async function main(): Promise<void> {
   const command = new Command("build-postgres")
     .description("build patched PostgreSQL and the extension into the cache, and print where it is")
     .addOption(variant.choices(["release", "assert"]).default("release"))
+    .addOption(
+      new Option("--flavour <name>", "what").choices(["quorate", "patched", "stock"]).default("quorate"),
+    )
+    .option("--prune", "then remove the other builds from the cache, except those that programs run from")
     .option("--json", "print all paths as JSON")
     .parse();
-  const options = command.opts<{ variant: Variant; json?: boolean }>();
-  const build = await ensurePostgres({ variant: options.variant });
+  const options = command.opts<{ variant: Variant; flavour: Flavour; json?: boolean; prune?: boolean }>();
+  const build = await ensurePostgres({ variant: options.variant, flavour: options.flavour });
+  if (options.prune === true) {
+    for (const removed of await pruneBuilds(path.dirname(build.sourceTree)))
+      console.error(`removed ${removed}`);
+  }
   console.log(options.json === true ? JSON.stringify(build, null, 2) : build.prefix);
 }
 

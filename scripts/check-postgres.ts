@@ -20,7 +20,10 @@ async function main(): Promise<void> {
     .parse();
   const options = command.opts<{ variant: Variant; loaded?: boolean; quiet?: boolean }>();
   const wanted = command.args.length === 0 ? ["core"] : command.args.includes("all") ? names : command.args;
-  const build = await ensurePostgres({ variant: options.variant });
+  const build = await ensurePostgres({
+    variant: options.variant,
+    flavour: options.loaded === true ? "quorate" : "patched",
+  });
   const settings = options.loaded === true ? { settings: await loadedSettings(build, repoRoot) } : {};
   const onOutput = options.quiet === true ? {} : { onOutput: (text: string) => process.stdout.write(text) };
   let totals = nothing;

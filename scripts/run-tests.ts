@@ -69,7 +69,7 @@ async function unitTestsInC(): Promise<Totals> {
 }
 
 async function coreSuite(): Promise<Totals> {
-  const build = await ensurePostgres();
+  const build = await ensurePostgres({ flavour: "patched" });
   const result = await runSuite("core", { build });
   if (!result.ok) console.log(`see ${result.logDirectory}`);
   return result.totals;

@@ -23,6 +23,10 @@ export const commonErrors = defineErrors({
     means: "A file that Quorate wrote has a wrong checksum or isn't readable as what it should be.",
     todo: "Restore or remove the named file as its page in docs/ says; don't edit it by hand.",
   },
+  no_pgbackrest: {
+    means: "No pgBackRest that knows PostgreSQL 18 was found on the system nor on the network.",
+    todo: "Install one, or provide its packages as the message says.",
+  },
   no_postgres_source: {
     means: "The source of the PostgreSQL release was found neither here nor on the network.",
     todo: "Put the tarball that the message names into a folder and set QUORATE_SOURCE_DIR to it.",

@@ -11,11 +11,11 @@
  * A new state of the extension gets a new directory, so that clusters which run from an older one are not disturbed.
  */
 import { spawn } from "node:child_process";
-import { createWriteStream, existsSync, mkdirSync, readFileSync } from "node:fs";
+import { createWriteStream, existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { cp, rename, rm, writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import path from "node:path";
-import { commonErrors } from "@quorate/common";
+import { commonErrors, run } from "@quorate/common";
 import type { Progress } from "../progress.ts";
 import { type BuildPlan, extensionInputs, extensionKey } from "./plan.ts";
 import { ensureSource } from "./source.ts";
@@ -109,8 +109,15 @@ export async function buildExtension(
   await Promise.all([log, work, fresh].map((each) => rm(each, { recursive: true, force: true })));
   mkdirSync(work, { recursive: true, mode: 0o755 });
   // A copy is compiled, so that the clone stays clean and several builds don't meet.
-  for (const file of extensionInputs(root)) {
+  const inputs = extensionInputs(root);
+  for (const file of inputs) {
     await cp(path.join(root, file), path.join(work, file), { recursive: true });
+  }
+  if (path.basename(prefix) !== `ext-${extensionKey(work, inputs)}`) {
+    throw commonErrors.error(
+      "build_failed",
+      "the extension's sources changed while they were copied: run it again",
+    );
   }
   const stage = (what: string, command: string, args: readonly string[]) => {
     progress(what);
@@ -123,4 +130,37 @@ export async function buildExtension(
   await stage("installing the extension", "make", ["--no-print-directory", pgConfig, "install"]);
   await rename(fresh, prefix);
   await rm(work, { recursive: true, force: true });
+}
+
+function directoriesInUse(): Set<string> {
+  const used = new Set<string>();
+  for (const pid of readdirSync("/proc")) {
+    try {
+      if (/^\d+$/.test(pid)) used.add(readlinkSync(`/proc/${pid}/exe`));
+    } catch {
+      // it has ended, or belongs to somebody else, who has another cache
+    }
+  }
+  return used;
+}
+
+/** True while another process builds there. */
+async function isLocked(lock: string): Promise<boolean> {
+  if (!existsSync(lock)) return false;
+  return (await run("flock", ["--nonblock", lock, "true"], { okCodes: [0, 1] })).code === 1;
+}
+
+/** Removes all builds but this one, those that a running program was started from, and those that are being made. */
+export async function pruneBuilds(keepDirectory: string, lockDirectory: string): Promise<string[]> {
+  const parent = path.dirname(keepDirectory);
+  const used = [...directoriesInUse()];
+  const removed: string[] = [];
+  for (const name of readdirSync(parent)) {
+    const directory = path.join(parent, name);
+    if (directory === keepDirectory || used.some((program) => program.startsWith(`${directory}/`))) continue;
+    if (await isLocked(path.join(lockDirectory, name))) continue;
+    await rm(directory, { recursive: true, force: true });
+    removed.push(directory);
+  }
+  return removed;
 }

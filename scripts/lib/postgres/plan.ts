@@ -70,8 +70,7 @@ function platformName(): string {
   return `${arch()}-${id}${version}`.replaceAll('"', "");
 }
 
-export function planBuild(root: string, release: PostgresRelease, variant: Variant): BuildPlan {
-  const patches = readPatches(root, release.major);
+export function planBuild(patches: readonly Patch[], release: PostgresRelease, variant: Variant): BuildPlan {
   const configure = configureOptions(variant, systemHas);
   const platform = platformName();
   const hash = createHash("sha256");
