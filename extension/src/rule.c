@@ -28,7 +28,15 @@ typedef struct Parser
 	RuleError  *error;
 } Parser;
 
+#if defined(__GNUC__)
+#define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
+#else
+#define PRINTF_LIKE(f, a)
+#endif
+
 static bool parse_rule(Parser *p, int depth);
+static bool refuse(Parser *p, RuleErrorClass class, size_t at,
+				   const char *format,...) PRINTF_LIKE(4, 5);
 
 const char *
 rule_error_name(RuleErrorClass class)
