@@ -115,7 +115,7 @@ export class FakeNode {
       receiver:
         this.following === undefined || !running
           ? null
-          : { state: "streaming", timeline: this.grantTerm, lastMessageAgeMs: 1 },
+          : { state: this.streaming ? "streaming" : "connecting", timeline: this.grantTerm, lastMessageAgeMs: 1 },
       followers: [],
       quiesced: this.quiesced,
       waiting: 0,
