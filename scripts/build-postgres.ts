@@ -82,8 +82,9 @@ async function main(): Promise<void> {
   const options = command.opts<{ variant: Variant; flavour: Flavour; json?: boolean; prune?: boolean }>();
   const build = await ensurePostgres({ variant: options.variant, flavour: options.flavour });
   if (options.prune === true) {
-    for (const removed of await pruneBuilds(path.dirname(build.sourceTree)))
-      console.error(`removed ${removed}`);
+    const locks = path.join(cacheRoot(), "locks");
+    const removed = await pruneBuilds(path.dirname(build.sourceTree), locks);
+    for (const directory of removed) console.error(`removed ${directory}`);
   }
   console.log(options.json === true ? JSON.stringify(build, null, 2) : build.prefix);
 }

@@ -5,9 +5,9 @@ import path from "node:path";
 import { messageOf } from "@quorate/common";
 import { ensurePostgres } from "./build-postgres.ts";
 import { repoRoot } from "./lib/repo.ts";
-import { runTests } from "./run-tests.ts";
+import { runTests } from "./lib/run-tests.ts";
 
-const usage = `Usage: node scripts/setup.ts start [arguments of quorate up] | test [arguments of run-tests.ts]
+const usage = `Usage: node scripts/setup.ts start [arguments of quorate up] | test [stages or files, see npm test -- --help]
 
 Usually started by npm start and npm test, which install what is missing first.
 `;

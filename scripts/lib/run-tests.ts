@@ -7,11 +7,11 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { messageOf } from "@quorate/common";
 import { Command } from "commander";
-import { ensurePostgres } from "./build-postgres.ts";
-import { runSuite } from "./lib/postgres/suites.ts";
-import { repoRoot } from "./lib/repo.ts";
-import { tapDigest } from "./lib/tap-digest.ts";
-import { add, nodeTapTotals, nothing, plainTotals, type Totals } from "./lib/totals.ts";
+import { ensurePostgres } from "../build-postgres.ts";
+import { runSuite } from "./postgres/suites.ts";
+import { repoRoot } from "./repo.ts";
+import { tapDigest } from "./tap-digest.ts";
+import { add, nodeTapTotals, nothing, plainTotals, type Totals } from "./totals.ts";
 
 type Stage = {
   readonly name: string;
