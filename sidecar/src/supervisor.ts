@@ -186,7 +186,7 @@ export class Supervisor {
     this.#setPhase("stopping");
     try {
       const how = await running.stop(mode, timeoutMs);
-      this.#options.logger.info({ pid: running.pid }, `Postgres ${how}`);
+      this.#options.logger.info({ postgresPid: running.pid }, `Postgres ${how}`);
     } finally {
       this.#stopping = false;
     }
@@ -195,7 +195,7 @@ export class Supervisor {
   #run(started: PostgresProcess): void {
     this.#process = started;
     this.#options.logger.info(
-      { pid: started.pid },
+      { postgresPid: started.pid },
       started.adopted ? "adopted a running Postgres" : "started Postgres",
     );
     this.#setPhase("starting");
