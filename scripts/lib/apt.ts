@@ -14,7 +14,10 @@ export type AptTarget = {
   readonly signedBy: string;
 };
 
-const fallbackKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const fallbackKeyring =
+  ["pgp", "gpg"]
+    .map((suffix) => `/usr/share/keyrings/debian-archive-keyring.${suffix}`)
+    .find((file) => existsSync(file)) ?? "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /** Parses `apt-get indextargets --format '$(REPO_URI)|$(RELEASE)|$(SIGNED_BY)|$(ORIGIN)|$(COMPONENT)'`. */
 export function parseTargets(output: string): AptTarget[] {
@@ -42,7 +45,8 @@ export type PrivateApt = {
   readonly aptCache: (args: readonly string[]) => Promise<string>;
 };
 
-async function systemTarget(): Promise<AptTarget> {
+/** The Debian archive that this machine gets its packages from. */
+export async function systemTarget(): Promise<AptTarget> {
   if (!existsSync("/usr/bin/apt-get")) throw new Error("there is no apt on this system");
   const format = "$(REPO_URI)|$(RELEASE)|$(SIGNED_BY)|$(ORIGIN)|$(COMPONENT)";
   const args = ["indextargets", "--format", format, "Created-By: Packages"];
