@@ -1,0 +1,167 @@
+/** The parts that decide or write text, without any process. */
+import { createHash, createHmac, pbkdf2Sync } from "node:crypto";
+import { coordinatorId, nodeId, term } from "@quorate/consensus";
+import t from "tap";
+import { type SidecarConfig, sidecarConfigSchema } from "../src/config.ts";
+import { passFileText, replicationConninfo } from "../src/conninfo.ts";
+import { type ControlStatus, controlStatusSchema } from "../src/control-protocol.ts";
+import { parseCloneProgress } from "../src/data-directory.ts";
+import { nodePaths } from "../src/paths.ts";
+import { failedAfter, healthyAfterMs, noCrash, planRestart } from "../src/restart-planner.ts";
+import { scramVerifier } from "../src/scram.ts";
+import { pgHba, postgresArguments, quorateConf, safetySettings, withInclude } from "../src/settings.ts";
+import { nodeStatus, type StatusParts } from "../src/status-view.ts";
+import { FakeControl, type FakeState } from "./fake-control.ts";
+
+function config(settings: Record<string, string | number | boolean> = {}): SidecarConfig {
+  return sidecarConfigSchema.parse({
+    cluster: "main",
+    node: { id: "n1", zone: "b" },
+    dir: "/d",
+    ports: { postgres: 1, grpc: 2, http: 3 },
+    postgres: { binDir: "/bin", settings },
+    replication: { passwordFile: "/r" },
+    app: { passwordFile: "/a" },
+  });
+}
+
+t.test("settings: an operator's come through, safety's don't change", async (t) => {
+  const paths = nodePaths("/d");
+  const conf = quorateConf(
+    config({ shared_buffers: "1GB", "my.quote": "it's", track_io_timing: true }),
+    paths,
+  );
+  t.match(conf, /^shared_buffers = '1GB'$/m);
+  t.match(conf, /^my\.quote = 'it''s'$/m);
+  t.match(conf, /^track_io_timing = 'on'$/m);
+  const conf2 = quorateConf(config({ shared_preload_libraries: "pg_stat_statements, quorate" }), paths);
+  t.match(conf2, /^shared_preload_libraries = 'quorate,pg_stat_statements'$/m);
+  const args = postgresArguments(config(), paths);
+  t.same(args.slice(0, 2), ["-D", "/d/data"]);
+  for (const name of Object.keys(safetySettings(config(), paths)))
+    t.ok(
+      args.some((arg) => arg.startsWith(`${name}=`)),
+      `${name} is on the command line, beyond the reach of ALTER SYSTEM`,
+    );
+  t.ok(args.includes("full_page_writes=on"));
+  t.ok(args.includes("restart_after_crash=off"));
+  t.ok(args.includes("quorate.control_socket=/d/run/control.sock"));
+});
+
+t.test("the include is the last line, once", async (t) => {
+  const once = withInclude("a = 1\n\n");
+  t.equal(once, "a = 1\ninclude 'quorate.conf'\n");
+  t.equal(withInclude(once), once);
+  t.equal(withInclude(`${once}b = 2\n`), "a = 1\nb = 2\ninclude 'quorate.conf'\n");
+});
+
+t.test("off the local socket nobody gets in without a password", async (t) => {
+  const rules = pgHba(config())
+    .split("\n")
+    .filter((line) => line.startsWith("host"));
+  t.ok(rules.length > 0);
+  for (const rule of rules) t.match(rule, /(scram-sha-256|reject)$/);
+});
+
+t.test("connection strings: a member says so, others don't", async (t) => {
+  const identity = { node: "n2", user: "quorate_replication", passFile: "/a dir/it's" };
+  const member = replicationConninfo({ host: "127.0.0.1", port: 5501 }, identity, true);
+  t.match(
+    member,
+    /^host=127\.0\.0\.1 port=5501 user=quorate_replication passfile='\/a dir\/it\\'s' application_name=n2 /,
+  );
+  t.match(member, / options='-cquorate\.member=on'$/);
+  t.notMatch(replicationConninfo({ host: "h", port: 1 }, identity, false), /quorate\.member/);
+  t.equal(passFileText("u", "a:b\\c"), "*:*:*:u:a\\:b\\\\c\n");
+});
+
+t.test("a SCRAM verifier is what Postgres would have stored", async (t) => {
+  const salt = Buffer.alloc(16, 7);
+  const verifier = scramVerifier("secret", salt);
+  const [head, keys] = [
+    verifier.slice(0, verifier.lastIndexOf("$")),
+    verifier.slice(verifier.lastIndexOf("$") + 1),
+  ];
+  t.equal(head, `SCRAM-SHA-256$4096:${salt.toString("base64")}`);
+  const salted = pbkdf2Sync("secret", salt, 4096, 32, "sha256");
+  const key = (name: string): Buffer => createHmac("sha256", salted).update(name).digest();
+  t.equal(
+    keys,
+    `${createHash("sha256").update(key("Client Key")).digest("base64")}:${key("Server Key").toString("base64")}`,
+  );
+  t.throws(() => scramVerifier("ümlaut"), RangeError);
+  t.throws(() => scramVerifier(""), RangeError);
+});
+
+t.test("restarts: the first at once, then less and less often, never given up", async (t) => {
+  let history = noCrash;
+  const delays: number[] = [];
+  const states: string[] = [];
+  for (let i = 0; i < 12; i++) {
+    const plan = planRestart(history, 50);
+    history = plan.history;
+    delays.push(plan.delayMs);
+    states.push(plan.state);
+  }
+  t.same(delays, [0, 100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000, 10000, 10000]);
+  t.equal(states.indexOf("failed"), failedAfter - 1);
+  t.match(planRestart(history, healthyAfterMs), {
+    delayMs: 0,
+    state: "crashed",
+    history: { failuresInRow: 1 },
+  });
+});
+
+t.test("progress of a copy: the last report counts", async (t) => {
+  t.same(parseCloneProgress(" 10/40 kB (25%), 0/1 tablespace\r 20/40 kB (50%), 0/1 tablespace\r"), {
+    doneBytes: 20 * 1024,
+    totalBytes: 40 * 1024,
+  });
+  t.equal(parseCloneProgress("waiting for checkpoint"), null);
+});
+
+function control(state: Partial<FakeState>): ControlStatus {
+  return controlStatusSchema.parse(new FakeControl(state).status());
+}
+
+function parts(change: Partial<StatusParts>): StatusParts {
+  return {
+    config: config(),
+    sidecarVersion: "0.1.0",
+    seq: 1,
+    phase: "running",
+    pid: 10,
+    lastExit: null,
+    promise: { term: term(7), coordinator: coordinatorId("o1") },
+    operatorStopped: false,
+    ledTerm: term(0),
+    control: control({ state: "leader", term: 7, leader: "n1", rule: "n1" }),
+    controlAgeMs: 3,
+    systemIdentifier: null,
+    clone: null,
+    ...change,
+  };
+}
+
+t.test("the status of a leader, running and dead", async (t) => {
+  const led = { ledTerm: term(7) };
+  t.match(nodeStatus(parts(led)), {
+    state: "leader",
+    term: 7,
+    wasLeader: false,
+    leader: nodeId("n1"),
+    zone: "b",
+  });
+  const dead = nodeStatus(parts({ ...led, phase: "crashed", pid: null, lastExit: "killed by SIGKILL" }));
+  t.match(dead, { state: null, term: 7, wasLeader: true, leader: null, position: null, controlAgeMs: null });
+  t.match(nodeStatus(parts({ ...led, phase: "starting" })), { state: null, term: 7, wasLeader: true });
+  const fenced = control({ state: "fenced", term: 7 });
+  t.match(nodeStatus(parts({ ...led, control: fenced })), { state: "fenced", wasLeader: true });
+  const follower = control({ state: "follower", term: 8, leader: "n2" });
+  t.match(nodeStatus(parts({ ...led, control: follower })), { wasLeader: false, term: 8 });
+});
+
+t.test("a sidecar that has just started knows who led from its memory", async (t) => {
+  const status = nodeStatus(parts({ control: null, phase: "stopped", pid: null, ledTerm: term(7) }));
+  t.match(status, { term: 7, wasLeader: true, promisedTerm: 7, promisedTo: "o1" });
+});
