@@ -1,18 +1,18 @@
 #!/usr/bin/env node
 // Plain JavaScript on purpose: it must start under any Node >= 20 and hand over to the Node that package.json pins,
 // which runs the TypeScript sources as they are.
-import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { constants } from 'node:os';
-import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { constants } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
 
 const here = path.dirname(fileURLToPath(import.meta.url));
-const main = path.join(here, '..', 'src', 'main.ts');
+const main = path.join(here, "..", "src", "main.ts");
 
 function pinnedNode() {
   for (let dir = here; ; dir = path.dirname(dir)) {
-    const candidate = path.join(dir, 'node_modules', 'node', 'bin', 'node');
+    const candidate = path.join(dir, "node_modules", "node", "bin", "node");
     if (existsSync(candidate)) return candidate;
     if (dir === path.dirname(dir)) return undefined;
   }
@@ -20,18 +20,22 @@ function pinnedNode() {
 
 const node = pinnedNode();
 if (node === undefined) {
-  console.error('quorate: the npm dependencies are not installed. Run "npm start" (or "npm install") in the clone first.');
+  console.error(
+    'quorate: the npm dependencies are not installed. Run "npm start" (or "npm install") in the clone first.',
+  );
   process.exit(1);
 }
 
-const child = spawn(node, [main, ...process.argv.slice(2)], { stdio: 'inherit' });
+const child = spawn(node, [main, ...process.argv.slice(2)], { stdio: "inherit" });
 // A terminal sends Ctrl-C to the whole process group, so the child has it already; every other signal comes only to us.
-process.on('SIGINT', () => {
-  if (!process.stdin.isTTY) child.kill('SIGINT');
+process.on("SIGINT", () => {
+  if (!process.stdin.isTTY) child.kill("SIGINT");
 });
-for (const signal of ['SIGTERM', 'SIGHUP', 'SIGQUIT']) process.on(signal, () => child.kill(signal));
-child.on('error', (error) => {
+for (const signal of ["SIGTERM", "SIGHUP", "SIGQUIT"]) process.on(signal, () => child.kill(signal));
+child.on("error", (error) => {
   console.error(`quorate: could not start ${node}: ${error.message}`);
   process.exit(1);
 });
-child.on('exit', (code, signal) => process.exit(signal === null ? (code ?? 1) : 128 + (constants.signals[signal] ?? 0)));
+child.on("exit", (code, signal) =>
+  process.exit(signal === null ? (code ?? 1) : 128 + (constants.signals[signal] ?? 0)),
+);

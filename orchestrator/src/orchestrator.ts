@@ -143,10 +143,16 @@ export class Orchestrator {
   }
 
   /** INFO = a state changed. */
-  #tellTransition(previous: CohortEvent["view"]["status"], status: NonNullable<CohortEvent["view"]["status"]>): void {
+  #tellTransition(
+    previous: CohortEvent["view"]["status"],
+    status: NonNullable<CohortEvent["view"]["status"]>,
+  ): void {
     const { node, postgres, state, term, promisedTerm, position } = status;
     const now = `${postgres}${state === null ? "" : ` ${state}`}`;
-    const before = previous === undefined ? "" : `${previous.postgres}${previous.state === null ? "" : ` ${previous.state}`}`;
+    const before =
+      previous === undefined
+        ? ""
+        : `${previous.postgres}${previous.state === null ? "" : ` ${previous.state}`}`;
     if (now === before && previous?.term === term) return;
     const at = position === null ? {} : { position: formatPosition(position) };
     const why = status.lastExit !== null && postgres !== "running" ? { lastExit: status.lastExit } : {};
@@ -166,7 +172,8 @@ export class Orchestrator {
     });
     this.#memory = seen.memory;
     this.#observation = seen.observation;
-    for (const text of seen.unreadable) this.#tell("unreadable", text, "a node reports a ruleset that can't be read");
+    for (const text of seen.unreadable)
+      this.#tell("unreadable", text, "a node reports a ruleset that can't be read");
     for (const { id, grpc } of addressesOf(seen.observation.rulesets)) this.#watcher.add(grpc, id);
     const { state, decisions } = detect(
       this.#detector,
@@ -184,7 +191,8 @@ export class Orchestrator {
   #forgetBusy(nowMs: number): void {
     for (const [node, { untilMs, failures }] of this.#busy) {
       // A failure is remembered for a while longer than it blocks, so that the pauses grow.
-      if (untilMs !== neverMs && untilMs + (failures > 0 ? maxRepairPauseMs : 0) <= nowMs) this.#busy.delete(node);
+      if (untilMs !== neverMs && untilMs + (failures > 0 ? maxRepairPauseMs : 0) <= nowMs)
+        this.#busy.delete(node);
     }
   }
 
@@ -221,7 +229,10 @@ export class Orchestrator {
     this.#options.log.warn({ topic }, message);
   }
 
-  async #changeLeader(decision: Decision & { kind: "changeLeader" }, observation: Observation): Promise<void> {
+  async #changeLeader(
+    decision: Decision & { kind: "changeLeader" },
+    observation: Observation,
+  ): Promise<void> {
     const { log, listener } = this.#options;
     const startedMs = this.#nowMs();
     log.info({ row: decision.row, rank: observation.rank }, `changing the leader: ${decision.reason}`);
@@ -263,7 +274,11 @@ export class Orchestrator {
     const ok = problem === undefined;
     listener?.repair(node, action, ok);
     if (ok) log.info({ node, term, durationMs, action }, `pointed ${node} at ${leader}: ${reason}`);
-    else log.warn({ node, term, durationMs, action, problem }, `could not point ${node} at ${leader}: ${reason}`);
+    else
+      log.warn(
+        { node, term, durationMs, action, problem },
+        `could not point ${node} at ${leader}: ${reason}`,
+      );
     const now = ok ? 0 : failures + 1;
     this.#busy.set(node, { untilMs: this.#nowMs() + repairPauseMs(now), failures: now });
     this.#consider();
@@ -274,7 +289,8 @@ export class Orchestrator {
     const client = this.directory.client(node);
     const endpoint = this.directory.endpoint(leader);
     const term = observation.nodes.get(leader)?.view?.term;
-    if (client === undefined || endpoint === undefined || term === undefined) return "its address isn't known";
+    if (client === undefined || endpoint === undefined || term === undefined)
+      return "its address isn't known";
     const member = observation.rulesets.some((ruleset) => cohortIds(ruleset).includes(node));
     const request = { term, coordinator: this.#options.id, leader, ...endpoint, member };
     const reply = await client.follow(request, { deadlineMs: repairTimeoutMs });

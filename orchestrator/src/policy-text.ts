@@ -1,9 +1,9 @@
 // Pure: what stands behind --policy, `majority` or `any-n:n=2`, becomes a policy of the core and its options.
 import {
+  builtInPolicies,
   type CohortNode,
   type CompiledPolicy,
   compilePolicy,
-  builtInPolicies,
   findPolicy,
   type Policy,
   type PolicyOptions,

@@ -15,7 +15,8 @@ export interface SuccessorInput {
 export function successors({ observation, leader, flushed }: SuccessorInput): NodeId[] {
   const { nodes, rulesets } = observation;
   const may = (id: NodeId): boolean => rulesets.every((ruleset) => ruleset.leaders.has(id));
-  const streams = ({ view }: Observed): number => (view?.leader === leader && view?.receiver?.state === "streaming" ? 1 : 0);
+  const streams = ({ view }: Observed): number =>
+    view?.leader === leader && view?.receiver?.state === "streaming" ? 1 : 0;
   return [...nodes.values()]
     .filter((observed) => observed.id !== leader && may(observed.id) && canBeRecruited(observed))
     .sort(
@@ -44,8 +45,11 @@ export function chooseSuccessor(input: SuccessorInput): NodeId {
   const chosen = able.find((id) => id === to);
   if (chosen !== undefined) return chosen;
   const known = [...observation.nodes.keys()].find((id) => id === to);
-  const eligible = observation.rulesets.every((ruleset) => [...ruleset.leaders.keys()].some((id) => id === to));
+  const eligible = observation.rulesets.every((ruleset) =>
+    [...ruleset.leaders.keys()].some((id) => id === to),
+  );
   const choices = able.length === 0 ? "no other node can at the moment" : `choose one of ${able.join(", ")}`;
-  const why = known !== undefined && !eligible ? "may not lead under the ruleset in force" : "is not in reach";
+  const why =
+    known !== undefined && !eligible ? "may not lead under the ruleset in force" : "is not in reach";
   throw orchestratorErrors.error("leader_change_failed", `${to} ${why}: ${choices}`);
 }

@@ -3,7 +3,7 @@
 // the next one takes over (a sidecar's death doesn't touch Postgres).
 import { unlinkSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { createLogger, type Logger, messageOf, poll, sendSignal, isAlive } from "@quorate/common";
+import { createLogger, isAlive, type Logger, messageOf, poll, sendSignal } from "@quorate/common";
 import { connectSidecar } from "@quorate/proto";
 import { type OpenCluster, openCluster, paths } from "./cluster/files.ts";
 import { livePid } from "./cluster/processes.ts";

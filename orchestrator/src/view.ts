@@ -140,7 +140,9 @@ function pictureOfNode(
 export function isStreaming(status: NodeStatus | undefined, leader: NodeStatus | undefined): boolean {
   if (status === undefined || leader === undefined) return false;
   const { receiver } = status;
-  return status.leader === leader.node && receiver?.state === "streaming" && receiver.timeline === leader.term;
+  return (
+    status.leader === leader.node && receiver?.state === "streaming" && receiver.timeline === leader.term
+  );
 }
 
 function roleOf(
@@ -197,7 +199,8 @@ function noteOf(node: NodePicture): string {
   if (node.problem !== null) return node.problem;
   if (node.operatorStopped) return "stopped by an operator";
   if (node.postgres === "crashed" || node.postgres === "failed") return node.lastExit ?? "";
-  if (node.role === "follower" || node.role === "observer") return node.streaming ? "streaming" : "not streaming";
+  if (node.role === "follower" || node.role === "observer")
+    return node.streaming ? "streaming" : "not streaming";
   return "";
 }
 
@@ -208,7 +211,12 @@ export function formatPicture(picture: ClusterPicture): string {
     ...picture.nodes.map((node) => columns.map(([, value]) => value(node))),
   ];
   const widths = columns.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  const table = rows.map((row) => row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ").trimEnd());
+  const table = rows.map((row) =>
+    row
+      .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+      .join("  ")
+      .trimEnd(),
+  );
   const rules = ruleset === null ? "no ruleset" : `ruleset ${ruleset.version} (${ruleset.policy})`;
   return [
     `cluster ${cluster}: ${leader === null ? "NO LEADER" : `leader ${leader}`}, term ${term}, ` +

@@ -1,6 +1,15 @@
 // A cluster in memory that speaks the real gRPC contract: sidecars with a promise, a log of entries, a grant to follow,
 // and "replication" that happens at once. No Postgres, no files, no waiting.
-import { commitLsn, lsn, nodeId, noTerm, parseRule, parseRuleset, type Ruleset, term } from "@quorate/consensus";
+import {
+  commitLsn,
+  lsn,
+  nodeId,
+  noTerm,
+  parseRule,
+  parseRuleset,
+  type Ruleset,
+  term,
+} from "@quorate/consensus";
 import {
   type CoordinatorId,
   type ExtensionState,
@@ -13,8 +22,8 @@ import {
   type RulesetText,
   type SidecarHandlers,
   type SidecarServer,
-  startSidecarServer,
   type Subscription,
+  startSidecarServer,
   type Term,
 } from "@quorate/proto";
 
@@ -31,7 +40,12 @@ function refused(node: FakeNode, code: string, message: string): Refused {
   const { promise } = node;
   return {
     ok: false,
-    refusal: { code, message, promisedTerm: promise?.term ?? noTerm, promisedTo: promise?.coordinator ?? null },
+    refusal: {
+      code,
+      message,
+      promisedTerm: promise?.term ?? noTerm,
+      promisedTo: promise?.coordinator ?? null,
+    },
   };
 }
 
@@ -115,7 +129,11 @@ export class FakeNode {
       receiver:
         this.following === undefined || !running
           ? null
-          : { state: this.streaming ? "streaming" : "connecting", timeline: this.grantTerm, lastMessageAgeMs: 1 },
+          : {
+              state: this.streaming ? "streaming" : "connecting",
+              timeline: this.grantTerm,
+              lastMessageAgeMs: 1,
+            },
       followers: [],
       quiesced: this.quiesced,
       waiting: 0,
@@ -163,7 +181,10 @@ export class FakeCluster {
     const onError = (method: string, error: unknown): void => {
       throw new Error(`fake ${node.id} ${method}: ${String(error)}`);
     };
-    node.server = await startSidecarServer({ host: "127.0.0.1", port: node.grpcPort, onError }, this.#handlers(node));
+    node.server = await startSidecarServer(
+      { host: "127.0.0.1", port: node.grpcPort, onError },
+      this.#handlers(node),
+    );
     node.grpcPort = node.server.port;
   }
 
@@ -225,7 +246,8 @@ export class FakeCluster {
   /** Everybody who may follow gets the leader's log; the leader evaluates its rule; followers learn the commit LSN. */
   replicate(): void {
     for (const leader of this.nodes.values()) {
-      if (leader.running && (leader.state === "elected" || leader.state === "leader")) this.#replicateFrom(leader);
+      if (leader.running && (leader.state === "elected" || leader.state === "leader"))
+        this.#replicateFrom(leader);
     }
   }
 
@@ -342,7 +364,8 @@ export class FakeCluster {
       },
       changeRuleset: async ({ term: asked, rule, ruleset }) => {
         node.calls.push(`changeRuleset ${ruleset.version}`);
-        if (node.state !== "leader" || node.grantTerm !== asked) return refused(node, "wrong_state", "not the leader");
+        if (node.state !== "leader" || node.grantTerm !== asked)
+          return refused(node, "wrong_state", "not the leader");
         const old = node.rule;
         node.joint = old === null ? [] : [old];
         node.rule = rule;
@@ -355,7 +378,8 @@ export class FakeCluster {
       },
       quiesce: async ({ term: asked, on }) => {
         node.calls.push(`quiesce ${on}`);
-        if (node.state !== "leader" || node.grantTerm !== asked) return refused(node, "wrong_state", "not the leader");
+        if (node.state !== "leader" || node.grantTerm !== asked)
+          return refused(node, "wrong_state", "not the leader");
         node.quiesced = on;
         node.push();
         return { ok: true, lsn: node.endLsn };

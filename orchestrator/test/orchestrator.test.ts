@@ -9,7 +9,13 @@ import { FakeCluster } from "./fake-sidecar.ts";
 
 const log = createLogger({ name: "test", level: process.env["TEST_LOG"] === undefined ? "silent" : "info" });
 const zones = { n1: "a", n2: "b", n3: "c" };
-const detector = { ...defaultDetectorOptions, silentMs: 400, noLeaderHoldMs: 300, attemptMs: 400, staggerMs: 60 };
+const detector = {
+  ...defaultDetectorOptions,
+  silentMs: 400,
+  noLeaderHoldMs: 300,
+  attemptMs: 400,
+  staggerMs: 60,
+};
 
 function until(what: string, probe: () => unknown, timeoutMs = 5_000): Promise<unknown> {
   return poll(() => (probe() ? true : undefined), { what, timeoutMs, intervalMs: 5 });
@@ -41,7 +47,14 @@ async function threeNodes(test: Test): Promise<FakeCluster> {
     const { term } = outcome;
     const n1 = cluster.node("n1");
     for (const id of ["n2", "n3"]) {
-      const request = { term, coordinator: session.id, leader: n1.id, host: "127.0.0.1", port: 1, member: true };
+      const request = {
+        term,
+        coordinator: session.id,
+        leader: n1.id,
+        host: "127.0.0.1",
+        port: 1,
+        member: true,
+      };
       await session.client(cluster.node(id).id)?.follow(request);
     }
     const ruleset = rulesetFor("majority", members, 2);
@@ -59,7 +72,13 @@ async function threeNodes(test: Test): Promise<FakeCluster> {
   return cluster;
 }
 
-function orchestrate(test: Test, cluster: FakeCluster, id: string, zone: string, known?: string[]): Orchestrator {
+function orchestrate(
+  test: Test,
+  cluster: FakeCluster,
+  id: string,
+  zone: string,
+  known?: string[],
+): Orchestrator {
   const orchestrator = new Orchestrator({
     id: coordinatorId(`${id}-test`),
     zone,
@@ -103,7 +122,11 @@ t.test("the leader's Postgres dies: a new leader, and the old one follows when i
 
 t.test("three orchestrators race: one leader, and everybody follows it", async (test) => {
   const cluster = await threeNodes(test);
-  const three = [orchestrate(test, cluster, "o1", "a"), orchestrate(test, cluster, "o2", "b"), orchestrate(test, cluster, "o3", "c")];
+  const three = [
+    orchestrate(test, cluster, "o1", "a"),
+    orchestrate(test, cluster, "o2", "b"),
+    orchestrate(test, cluster, "o3", "c"),
+  ];
   await until("all to see all", () => three.every(wellRow));
   for (let round = 0; round < 3; round++) {
     const old = cluster.leader();
@@ -141,7 +164,10 @@ t.test("the leader's sidecar dies alone: its followers still hear it, nothing is
   await until("all nodes to be seen", () => wellRow(orchestrator));
   const recruits = cluster.node("n2").calls.length;
   await cluster.stopSidecar("n1");
-  await until("the loss to be seen", () => orchestrator.observation?.nodes.get(cluster.node("n1").id)?.link === "reset");
+  await until(
+    "the loss to be seen",
+    () => orchestrator.observation?.nodes.get(cluster.node("n1").id)?.link === "reset",
+  );
   cluster.node("n2").push();
   cluster.node("n3").push();
   await cluster.serve(cluster.node("n1"));
@@ -150,16 +176,19 @@ t.test("the leader's sidecar dies alone: its followers still hear it, nothing is
   test.equal(cluster.leader()?.id, "n1");
 });
 
-t.test("without a majority nothing is promised and nothing lost; with it again a leader comes", async (test) => {
-  const cluster = await threeNodes(test);
-  const orchestrator = orchestrate(test, cluster, "o2", "b");
-  await until("all nodes to be seen", () => wellRow(orchestrator));
-  cluster.crash("n3");
-  cluster.crash("n1");
-  await until("the verdict", () => orchestrator.decisions[0]?.row === "change_impossible");
-  test.equal(cluster.leader(), undefined);
-  cluster.restart("n1");
-  await until("a leader", () => cluster.leader() !== undefined);
-  cluster.restart("n3");
-  await until("a whole cluster", () => wellRow(orchestrator));
-});
+t.test(
+  "without a majority nothing is promised and nothing lost; with it again a leader comes",
+  async (test) => {
+    const cluster = await threeNodes(test);
+    const orchestrator = orchestrate(test, cluster, "o2", "b");
+    await until("all nodes to be seen", () => wellRow(orchestrator));
+    cluster.crash("n3");
+    cluster.crash("n1");
+    await until("the verdict", () => orchestrator.decisions[0]?.row === "change_impossible");
+    test.equal(cluster.leader(), undefined);
+    cluster.restart("n1");
+    await until("a leader", () => cluster.leader() !== undefined);
+    cluster.restart("n3");
+    await until("a whole cluster", () => wellRow(orchestrator));
+  },
+);

@@ -1,6 +1,6 @@
 // The workload that decides what "lost" means: one client that appends ids one at a time and remembers which were
 // acknowledged, when, and which ended in doubt. It tries every node and never repeats an id.
-import pg from 'pg';
+import pg from "pg";
 
 export interface Ack {
   readonly id: number;
@@ -15,7 +15,7 @@ export interface Gap {
 }
 
 /** Errors by which a server says that it certainly didn't execute the statement. */
-const notExecuted = new Set(['25006', '57P03', '53300', '3D000', '42P01']);
+const notExecuted = new Set(["25006", "57P03", "53300", "3D000", "42P01"]);
 
 export class AppendClient {
   readonly acks: Ack[] = [];
@@ -30,7 +30,7 @@ export class AppendClient {
   #connection: pg.Client | undefined;
   #waiters: { afterMs: number; resolve: (ack: Ack) => void }[] = [];
 
-  constructor(urls: readonly string[], { table = 'append_log', pauseMs = 0 } = {}) {
+  constructor(urls: readonly string[], { table = "append_log", pauseMs = 0 } = {}) {
     this.#urls = urls;
     this.#table = table;
     this.#pauseMs = pauseMs;
@@ -100,7 +100,7 @@ export class AppendClient {
   }
 
   #failed(id: number, error: unknown): void {
-    const code = (error as { code?: string }).code ?? 'connection';
+    const code = (error as { code?: string }).code ?? "connection";
     this.errors.set(code, (this.errors.get(code) ?? 0) + 1);
     if (!notExecuted.has(code)) this.inDoubt.push(id);
   }
@@ -119,11 +119,11 @@ export class AppendClient {
 
 async function connectWriter(url: string): Promise<pg.Client> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 });
-  client.on('error', () => undefined);
+  client.on("error", () => undefined);
   try {
     await client.connect();
-    const { rows } = await client.query<{ standby: boolean }>('select pg_is_in_recovery() as standby');
-    if (rows[0]?.standby !== false) throw new Error('not a leader');
+    const { rows } = await client.query<{ standby: boolean }>("select pg_is_in_recovery() as standby");
+    if (rows[0]?.standby !== false) throw new Error("not a leader");
     return client;
   } catch (error) {
     await discard(client);

@@ -1,6 +1,14 @@
 // Performs the steps of cluster/bring-up-step.ts until the cluster is whole, and says what it does.
 import { createLogger, messageOf } from "@quorate/common";
-import { type CohortNode, cohortIds, formatRule, formatRuleset, type NodeId, nodeId, type Ruleset } from "@quorate/consensus";
+import {
+  type CohortNode,
+  cohortIds,
+  formatRule,
+  formatRuleset,
+  type NodeId,
+  nodeId,
+  type Ruleset,
+} from "@quorate/consensus";
 import type { ClusterFile } from "@quorate/sidecar/config.ts";
 import { addressProperties } from "../addresses.ts";
 import { type BringUpStep, bringUpStep, leaderAmong } from "../cluster/bring-up-step.ts";
@@ -87,7 +95,8 @@ class BringUp {
     for (;;) {
       const step = this.#step();
       if (step.kind === "done") {
-        if (step.missing.length > 0) this.#say(`${step.missing.join(", ")}: stopped by an operator, left as it is`);
+        if (step.missing.length > 0)
+          this.#say(`${step.missing.join(", ")}: stopped by an operator, left as it is`);
         return { leader: step.leader };
       }
       const leader = leaderAmong(this.#session.statuses());
@@ -175,14 +184,16 @@ class BringUp {
     const ruleset = rulesetFor(file.policy, cohortNodes(file), version);
     this.#say(`putting ${file.nodes.map(({ id }) => id).join(", ")} under policy ${file.policy}`);
     const rule = ruleset.leaders.get(leader.node);
-    if (rule === undefined) throw failure(leader.node, "go on", `it may not lead under policy ${file.policy}`);
+    if (rule === undefined)
+      throw failure(leader.node, "go on", `it may not lead under policy ${file.policy}`);
     const reply = await this.#session.client(leader.node)?.changeRuleset({
       term: leader.term,
       rule: formatRule(rule),
       ruleset: { version, text: formatRuleset(ruleset) },
       timeoutMs: rulesetTimeoutMs,
     });
-    if (reply?.ok !== true) throw failure(leader.node, "change the ruleset", reply?.refusal.message ?? "no connection");
+    if (reply?.ok !== true)
+      throw failure(leader.node, "change the ruleset", reply?.refusal.message ?? "no connection");
     await this.#session.waitFor(
       () => (this.#session.status(leader.node)?.ruleset?.version ?? 0) >= version || undefined,
       rulesetTimeoutMs,

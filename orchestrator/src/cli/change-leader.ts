@@ -49,7 +49,10 @@ async function withSituation(
   try {
     await session.waitFor(() => session.everybodyHeard(), hearTimeoutMs);
     if (session.statuses().length === 0) {
-      throw orchestratorErrors.error("not_running", `the cluster in ${dir} does not run: start it with "quorate up"`);
+      throw orchestratorErrors.error(
+        "not_running",
+        `the cluster in ${dir} does not run: start it with "quorate up"`,
+      );
     }
     const leader = leaderAmong(session.statuses());
     const flushed = new Map(session.statuses().map((status) => [status.node, status.flushedLsn ?? noLsn]));
@@ -72,7 +75,9 @@ async function regroup({ session, to, startedMs }: Situation): Promise<void> {
     const leader = leaderAmong(session.statuses());
     return session
       .statuses()
-      .filter((status) => status.node !== leader?.node && !status.operatorStopped && status.postgres !== "absent")
+      .filter(
+        (status) => status.node !== leader?.node && !status.operatorStopped && status.postgres !== "absent",
+      )
       .filter((status) => !isStreaming(status, leader))
       .map((status) => status.node);
   };
@@ -102,7 +107,7 @@ export async function switchover(dir: string, options: { to?: string }): Promise
     if (leader === undefined) {
       throw orchestratorErrors.error(
         "no_leader",
-        "no node leads at the moment, so there is nothing to hand over; use \"quorate failover\"",
+        'no node leads at the moment, so there is nothing to hand over; use "quorate failover"',
       );
     }
     say(`handing leadership over from ${leader.node} to ${to}`);

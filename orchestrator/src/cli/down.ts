@@ -55,7 +55,10 @@ export async function stopCluster(cluster: OpenCluster, progress: Progress): Pro
   if (supervisor !== undefined) {
     progress("stopping the orchestrators, the sidecars and Postgres");
     sendSignal(supervisor, "SIGTERM");
-    await poll(() => !isAlive(supervisor), { what: "the supervisor to stop the cluster", timeoutMs: stopTimeoutMs });
+    await poll(() => !isAlive(supervisor), {
+      what: "the supervisor to stop the cluster",
+      timeoutMs: stopTimeoutMs,
+    });
   }
   const rest = leftovers(cluster);
   for (const { name, pid, signal } of rest) {

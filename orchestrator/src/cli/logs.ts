@@ -1,8 +1,14 @@
 // quorate logs [ID]: without an ID the story of the whole cluster, merged by time.
-import { existsSync, openSync, readSync, closeSync, fstatSync, watch } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync, watch } from "node:fs";
 import { type OpenCluster, openCluster, paths } from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
-import { formatStoryLine, mergeStories, readComponentLine, readPostgresLine, type StoryLine } from "./story.ts";
+import {
+  formatStoryLine,
+  mergeStories,
+  readComponentLine,
+  readPostgresLine,
+  type StoryLine,
+} from "./story.ts";
 
 export interface LogOptions {
   readonly lines?: number;

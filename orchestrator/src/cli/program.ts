@@ -35,7 +35,9 @@ function verb(program: Command, name: string, summary: string, example: string):
   return program
     .command(name)
     .description(summary)
-    .addOption(new Option("--dir <directory>", "the cluster's directory (default: $QUORATE_DIR, else per user)"))
+    .addOption(
+      new Option("--dir <directory>", "the cluster's directory (default: $QUORATE_DIR, else per user)"),
+    )
     .addHelpText("after", `\nExample:\n  $ ${example}`);
 }
 
@@ -60,16 +62,28 @@ function addRunning(program: Command): void {
     "start a local cluster; creates it when the directory holds none",
     "quorate up --nodes 3 --zones a,b,c --detach",
   )
-    .addOption(new Option("--nodes <count>", `how many nodes (default: ${defaultNodes})`).argParser(parseNodeCount))
     .addOption(
-      new Option("--zones <names>", `zones, taken in turn (default: ${defaultZones.join(",")})`).argParser(parseZones),
-    )
-    .option("--policy <policy>", `durability policy: a name, or name:option=value (default: ${defaultPolicy})`)
-    .addOption(
-      new Option("--base-port <port>", `ports count from here (default: ${defaultBasePort})`).argParser(parseBasePort),
+      new Option("--nodes <count>", `how many nodes (default: ${defaultNodes})`).argParser(parseNodeCount),
     )
     .addOption(
-      new Option("--set <name=value>", "a Postgres setting of every node, repeatable (new cluster)").argParser(setting),
+      new Option("--zones <names>", `zones, taken in turn (default: ${defaultZones.join(",")})`).argParser(
+        parseZones,
+      ),
+    )
+    .option(
+      "--policy <policy>",
+      `durability policy: a name, or name:option=value (default: ${defaultPolicy})`,
+    )
+    .addOption(
+      new Option("--base-port <port>", `ports count from here (default: ${defaultBasePort})`).argParser(
+        parseBasePort,
+      ),
+    )
+    .addOption(
+      new Option(
+        "--set <name=value>",
+        "a Postgres setting of every node, repeatable (new cluster)",
+      ).argParser(setting),
     )
     .option("--detach", "return when the cluster is up; it goes on in the background")
     .action(async ({ dir, set, detach, ...options }) => {
@@ -115,7 +129,10 @@ function addLooking(program: Command, exit: Exit): void {
 }
 
 const roleOption = (): Option =>
-  new Option("--role <role>", "connect to a node in this role (default: leader)").choices(["leader", "follower"]);
+  new Option("--role <role>", "connect to a node in this role (default: leader)").choices([
+    "leader",
+    "follower",
+  ]);
 
 function addConnecting(program: Command, exit: Exit): void {
   verb(program, "url", "print a connection string", "quorate url --role follower")

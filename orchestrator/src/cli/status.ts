@@ -23,8 +23,12 @@ export async function status(dir: string, options: { json?: boolean; watch?: boo
   return picture.nodes.every((node) => node.problem !== null) ? exitNotRunning : 0;
 }
 
-/** Calls `show` at every change (at most ten times a second); returns a function that ends it. */
-export function followPicture(cluster: OpenCluster, show: (picture: ClusterPicture) => void): () => void {
+/** Calls `show` after each event, at most once in `pauseMs`; returns a function that ends it. */
+export function followPicture(
+  cluster: OpenCluster,
+  show: (picture: ClusterPicture) => void,
+  pauseMs = 100,
+): () => void {
   const { nodes } = cluster.file;
   let timer: NodeJS.Timeout | undefined;
   const soon = (): void => {
@@ -36,7 +40,7 @@ export function followPicture(cluster: OpenCluster, show: (picture: ClusterPictu
         return sightingOf(node, view?.reachable ? view.status : undefined, view?.lastEnd?.message);
       });
       show(pictureOf(cluster.file.cluster, sightings));
-    }, 100);
+    }, pauseMs);
   };
   const watcher = new CohortWatcher({ watcher: "cli", nowMs: () => performance.now(), onEvent: soon });
   for (const node of nodes) watcher.add(grpcAddress(node));

@@ -6,7 +6,16 @@ export interface StoryLine {
   readonly text: string;
 }
 
-const shownElsewhere = new Set(["time", "level", "msg", "component", "pid", "hostname", "node", "orchestrator"]);
+const shownElsewhere = new Set([
+  "time",
+  "level",
+  "msg",
+  "component",
+  "pid",
+  "hostname",
+  "node",
+  "orchestrator",
+]);
 
 /** A pino line becomes `LEVEL message key=value …`; anything else (a stack, a crash) is kept as it is. */
 export function readComponentLine(source: string, line: string, previousMs: number): StoryLine {

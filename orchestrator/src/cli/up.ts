@@ -7,8 +7,8 @@ import {
   checkReachable,
   clusterExists,
   findNode,
-  openCluster,
   type OpenCluster,
+  openCluster,
   openDirToPostgres,
   paths,
   updateBinDir,
@@ -73,11 +73,7 @@ async function prepareFiles(request: UpRequest): Promise<OpenCluster> {
   const { bin: binDir } = await ensurePostgres();
   const { dir, settings = {} } = request;
   if (clusterExists(dir)) return updateBinDir(openCluster(dir), binDir);
-  const cluster = writeCluster(
-    dir,
-    planCluster({ ...request, cluster: clusterName, binDir }),
-    settings,
-  );
+  const cluster = writeCluster(dir, planCluster({ ...request, cluster: clusterName, binDir }), settings);
   openDirToPostgres(dir);
   return cluster;
 }
@@ -112,7 +108,8 @@ async function startSupervisor(dir: string, lifeline: boolean): Promise<number> 
 
 function signalled(): Promise<NodeJS.Signals> {
   return new Promise((resolve) => {
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => resolve(signal));
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const)
+      process.once(signal, () => resolve(signal));
   });
 }
 
@@ -126,14 +123,18 @@ export async function up(request: UpRequest): Promise<void> {
     await startSupervisor(request.dir, foreground);
   }
   const interrupted = foreground ? signalled() : new Promise<never>(() => undefined);
-  const outcome = await Promise.race([bringUp(cluster, progress), interrupted.then(() => "interrupted" as const)]);
+  const outcome = await Promise.race([
+    bringUp(cluster, progress),
+    interrupted.then(() => "interrupted" as const),
+  ]);
   if (outcome === "interrupted") {
     await stopSupervisor(request.dir);
     return;
   }
   announce(cluster, outcome.leader);
   if (!foreground) {
-    if (running !== undefined) progress(`It was running already. Stop it with: quorate down --dir ${request.dir}`);
+    if (running !== undefined)
+      progress(`It was running already. Stop it with: quorate down --dir ${request.dir}`);
     return;
   }
   if (process.stdout.isTTY) await watchUntilSignal(cluster, false);

@@ -27,7 +27,10 @@ export interface BringUpInput {
 export function leaderAmong(statuses: readonly NodeStatus[]): NodeStatus | undefined {
   return statuses
     .filter((status) => status.state === "leader")
-    .reduce<NodeStatus | undefined>((best, status) => (best === undefined || status.term > best.term ? status : best), undefined);
+    .reduce<NodeStatus | undefined>(
+      (best, status) => (best === undefined || status.term > best.term ? status : best),
+      undefined,
+    );
 }
 
 function wait(what: string): BringUpStep {

@@ -37,12 +37,12 @@ export const paths = {
   sidecarPid: (dir: string, id: string): string => path.join(dir, "nodes", id, "sidecar.pid"),
   sidecarLog: (dir: string, id: string): string => path.join(dir, "nodes", id, "log", "sidecar.log"),
   postgresLog: (dir: string, id: string): string => path.join(dir, "nodes", id, "log", "postgres.log"),
-  postmasterPid: (dir: string, id: string): string =>
-    path.join(dir, "nodes", id, "data", "postmaster.pid"),
+  postmasterPid: (dir: string, id: string): string => path.join(dir, "nodes", id, "data", "postmaster.pid"),
   orchestrator: (dir: string, id: string): string => path.join(dir, "orchestrators", id),
   orchestratorConfig: (dir: string, id: string): string =>
     path.join(dir, "orchestrators", id, "orchestrator.json"),
-  orchestratorPid: (dir: string, id: string): string => path.join(dir, "orchestrators", id, "orchestrator.pid"),
+  orchestratorPid: (dir: string, id: string): string =>
+    path.join(dir, "orchestrators", id, "orchestrator.pid"),
   orchestratorLog: (dir: string, id: string): string =>
     path.join(dir, "orchestrators", id, "log", "orchestrator.log"),
   supervisorPid: (dir: string): string => path.join(dir, "supervisor.pid"),

@@ -28,7 +28,10 @@ const host = "127.0.0.1";
 export function parseNodeCount(text: string): number {
   const count = Number(text);
   if (!Number.isInteger(count) || count < 1 || count > maxNodes) {
-    throw orchestratorErrors.error("bad_option", `--nodes ${text}: give a whole number from 1 to ${maxNodes}`);
+    throw orchestratorErrors.error(
+      "bad_option",
+      `--nodes ${text}: give a whole number from 1 to ${maxNodes}`,
+    );
   }
   return count;
 }
@@ -44,7 +47,10 @@ export function parseZones(text: string): string[] {
     );
   }
   if (new Set(zones).size !== zones.length) {
-    throw orchestratorErrors.error("bad_option", `--zones ${text}: a zone is named twice; name each zone once`);
+    throw orchestratorErrors.error(
+      "bad_option",
+      `--zones ${text}: a zone is named twice; name each zone once`,
+    );
   }
   return zones;
 }
@@ -53,7 +59,10 @@ export function parseBasePort(text: string): number {
   const port = Number(text);
   const highest = 65_535 - 4 * portStride(maxNodes);
   if (!Number.isInteger(port) || port < 1024 || port > highest) {
-    throw orchestratorErrors.error("bad_option", `--base-port ${text}: give a whole number from 1024 to ${highest}`);
+    throw orchestratorErrors.error(
+      "bad_option",
+      `--base-port ${text}: give a whole number from 1024 to ${highest}`,
+    );
   }
   return port;
 }

@@ -85,7 +85,10 @@ export class Supervised {
       return;
     }
     if (code !== undefined && fatalCodes.has(code)) {
-      log.error({ child: this.spec.name, how, logFile: this.spec.logFile }, "ended, and a restart can't help");
+      log.error(
+        { child: this.spec.name, how, logFile: this.spec.logFile },
+        "ended, and a restart can't help",
+      );
       return;
     }
     this.#quickDeaths = livedMs < healthyAfterMs ? this.#quickDeaths + 1 : 0;

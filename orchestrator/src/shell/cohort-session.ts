@@ -5,6 +5,7 @@ import { commonErrors, type Logger } from "@quorate/common";
 import {
   type CoordinatorId,
   coordinatorId,
+  highestTerm,
   type NodeId,
   type Observation,
   type Outcome,
@@ -61,7 +62,9 @@ export class CohortSession {
 
   /** The statuses of the nodes that are in reach now. */
   statuses(): NodeStatus[] {
-    return this.watched().flatMap(({ reachable, status }) => (reachable && status !== undefined ? [status] : []));
+    return this.watched().flatMap(({ reachable, status }) =>
+      reachable && status !== undefined ? [status] : [],
+    );
   }
 
   status(node: NodeId): NodeStatus | undefined {
@@ -86,7 +89,10 @@ export class CohortSession {
 
   /** Every address has either answered or refused. */
   everybodyHeard(): true | undefined {
-    return this.watched().every(({ status, lastEnd }) => status !== undefined || lastEnd !== undefined) || undefined;
+    return (
+      this.watched().every(({ status, lastEnd }) => status !== undefined || lastEnd !== undefined) ||
+      undefined
+    );
   }
 
   /** Looks at each event until `probe` gives a value; undefined when the time is over. */
@@ -135,15 +141,11 @@ export class CohortSession {
   ): Promise<Outcome> {
     const deadlineMs = performance.now() + timeoutMs;
     for (;;) {
-      const { rulesets } = this.observation();
-      const highestTerm = this.statuses().reduce(
-        (highest, status) => (status.promisedTerm > highest ? status.promisedTerm : highest),
-        this.statuses().reduce((highest, status) => (status.term > highest ? status.term : highest), 0),
-      );
+      const observation = this.observation();
       const outcome = await this.shell.change({
         ...request,
-        rulesets,
-        highestTerm: highestTerm as Parameters<CoordinatorShell["change"]>[0]["highestTerm"],
+        rulesets: observation.rulesets,
+        highestTerm: highestTerm(observation),
         jitter: Math.random(),
       });
       if (outcome.kind === "established") return outcome;

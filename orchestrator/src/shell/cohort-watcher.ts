@@ -67,7 +67,15 @@ export class CohortWatcher {
       status: undefined,
       lastEnd: undefined,
     };
-    const entry: Entry = { address, expected, client, view, failures: 0, timer: undefined, cancel: undefined };
+    const entry: Entry = {
+      address,
+      expected,
+      client,
+      view,
+      failures: 0,
+      timer: undefined,
+      cancel: undefined,
+    };
     this.#entries.set(address, entry);
     this.#open(entry);
   }

@@ -176,15 +176,28 @@ export class CoordinatorShell {
     const { term, coordinator } = call;
     switch (call.method) {
       case "recruit":
-        return asResult(await client.recruit({ term, coordinator, reason: call.reason }, limits), (reply) => ({
-          kind: "recruited",
-          report: reportOf(call.node, reply),
-        }));
+        return asResult(
+          await client.recruit({ term, coordinator, reason: call.reason }, limits),
+          (reply) => ({
+            kind: "recruited",
+            report: reportOf(call.node, reply),
+          }),
+        );
       case "fetch": {
         const from = this.#shell.directory.endpoint(call.from);
         if (from === undefined) return unreachable(`the address of ${call.from} isn't known`);
-        const request = { ...from, term, coordinator, from: call.from, target: call.target, timeoutMs: call.timeoutMs };
-        return asResult(await client.fetch(request, limits), ({ position }) => ({ kind: "fetched", position }));
+        const request = {
+          ...from,
+          term,
+          coordinator,
+          from: call.from,
+          target: call.target,
+          timeoutMs: call.timeoutMs,
+        };
+        return asResult(await client.fetch(request, limits), ({ position }) => ({
+          kind: "fetched",
+          position,
+        }));
       }
       case "elect": {
         const { rule, joint, ruleset } = call;
@@ -223,7 +236,9 @@ function refusalOf({ code, message, promisedTerm }: Refusal): {
 export function readRuleset({ version, text }: RulesetText): Ruleset {
   const parsed = parseRuleset(text);
   if (parsed.ok) return parsed.ruleset;
-  throw new Error(`ruleset ${version} can't be read: ${parsed.refusals.map((each) => each.message).join("; ")}`);
+  throw new Error(
+    `ruleset ${version} can't be read: ${parsed.refusals.map((each) => each.message).join("; ")}`,
+  );
 }
 
 export function reportOf(node: NodeId, reply: Recruited): Report {

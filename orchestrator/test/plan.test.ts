@@ -1,0 +1,73 @@
+import t from "tap";
+import {
+  allPorts,
+  contradiction,
+  parseBasePort,
+  parseNodeCount,
+  parseZones,
+  planCluster,
+} from "../src/cluster/plan.ts";
+
+const base = { cluster: "main", binDir: "/bin" };
+
+t.test("three nodes in three zones, one orchestrator each", async (test) => {
+  const plan = planCluster(base);
+  test.same(
+    plan.nodes.map(({ id, zone, ports }) => [id, zone, ports.postgres]),
+    [
+      ["n1", "a", 5501],
+      ["n2", "b", 5502],
+      ["n3", "c", 5503],
+    ],
+  );
+  test.same(
+    plan.orchestrators.map(({ id, zone }) => [id, zone]),
+    [
+      ["o1", "a"],
+      ["o2", "b"],
+      ["o3", "c"],
+    ],
+  );
+});
+
+t.test("zones are taken in turn, and a zone without a node has no orchestrator", async (test) => {
+  const five = planCluster({ ...base, nodes: 5 });
+  test.same(
+    five.nodes.map(({ zone }) => zone),
+    ["a", "b", "c", "a", "b"],
+  );
+  const two = planCluster({ ...base, nodes: 2 });
+  test.same(
+    two.orchestrators.map(({ zone }) => zone),
+    ["a", "b"],
+  );
+});
+
+t.test("no port is used twice, however many nodes", async (test) => {
+  for (const nodes of [1, 3, 9, 10, 20]) {
+    const ports = allPorts(planCluster({ ...base, nodes })).map(({ port }) => port);
+    test.equal(new Set(ports).size, ports.length, `${nodes} nodes`);
+  }
+});
+
+t.test("options that can't be used are refused in words", async (test) => {
+  test.throws(() => parseNodeCount("2.5"), { code: "bad_option" });
+  test.throws(() => parseNodeCount("-1"), { code: "bad_option" });
+  test.throws(() => parseZones("a,b,a"), /named twice/);
+  test.throws(() => parseZones(""), /empty name/);
+  test.throws(() => parseBasePort("70000"), { code: "bad_option" });
+  test.same(parseZones("a, b"), ["a", "b"]);
+});
+
+t.test("an existing cluster is only started as it is", async (test) => {
+  const plan = planCluster({ ...base, nodes: 3, basePort: 6000 });
+  test.equal(contradiction(plan, {}), undefined);
+  test.equal(
+    contradiction(plan, { nodes: 3, zones: ["a", "b", "c"], policy: "majority", basePort: 6000 }),
+    undefined,
+  );
+  test.match(contradiction(plan, { nodes: 5 }), /3 nodes/);
+  test.match(contradiction(plan, { zones: ["x", "y", "z"] }), /zones are a,b,c/);
+  test.match(contradiction(plan, { policy: "any-n" }), /policy is majority/);
+  test.match(contradiction(plan, { basePort: 7000 }), /base port is 6000/);
+});

@@ -1,0 +1,260 @@
+// A real cluster in a temporary directory, started and stopped through the CLI like a user would, and always cleaned up
+// by process id, also after a failure.
+import { execFile } from "node:child_process";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { isAlive, killTree, poll, sendSignal } from "@quorate/common";
+import { takePicture } from "@quorate/orchestrator/cli/sightings.ts";
+import {
+  appUrl,
+  type ClusterNode,
+  findNode,
+  type OpenCluster,
+  openCluster,
+  paths,
+} from "@quorate/orchestrator/cluster/files.ts";
+import { isPortFree, livePid } from "@quorate/orchestrator/cluster/processes.ts";
+import { type ClusterPicture, isWhole, type NodePicture } from "@quorate/orchestrator/view.ts";
+import type { ClientConfig } from "pg";
+
+export const quorateBin: string = fileURLToPath(
+  new URL("../../orchestrator/bin/quorate.js", import.meta.url),
+);
+
+export interface Run {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const runFile = promisify(execFile);
+const cliTimeoutMs = 240_000;
+
+/** Runs the CLI as a user does; never rejects for its exit code. */
+export async function quorate(...args: string[]): Promise<Run> {
+  try {
+    const { stdout, stderr } = await runFile(process.execPath, [quorateBin, ...args], {
+      timeout: cliTimeoutMs,
+      maxBuffer: 16 << 20,
+    });
+    return { code: 0, stdout, stderr };
+  } catch (error) {
+    const { code, stdout = "", stderr = "" } = error as { code?: unknown; stdout?: string; stderr?: string };
+    return { code: typeof code === "number" ? code : -1, stdout, stderr };
+  }
+}
+
+export interface TestClusterOptions {
+  readonly nodes?: number;
+  readonly zones?: string;
+  readonly policy?: string;
+  readonly settings?: Readonly<Record<string, string>>;
+}
+
+/** What tap's and the benchmark's tests have in common. */
+export interface Teardown {
+  teardown(clean: () => Promise<void> | void): void;
+}
+
+/** Random, below the ports that the kernel hands out, and free now. */
+async function freeBasePort(count = 40): Promise<number> {
+  return poll(
+    async () => {
+      const base = 10_000 + 50 * Math.floor(Math.random() * 440);
+      for (let port = base; port < base + count; port++) {
+        if (!(await isPortFree("127.0.0.1", port))) return undefined;
+      }
+      return base;
+    },
+    { what: "a free range of ports", timeoutMs: 10_000, intervalMs: 1 },
+  );
+}
+
+export class TestCluster {
+  readonly dir: string;
+  readonly basePort: number;
+  readonly #options: TestClusterOptions;
+  #open: OpenCluster | undefined;
+
+  private constructor(dir: string, basePort: number, options: TestClusterOptions) {
+    this.dir = dir;
+    this.basePort = basePort;
+    this.#options = options;
+  }
+
+  /** An empty directory and free ports; nothing runs yet. */
+  static async prepare(test: Teardown, options: TestClusterOptions = {}): Promise<TestCluster> {
+    const dir = mkdtempSync(path.join(tmpdir(), "quorate-"));
+    chmodSync(dir, 0o755);
+    const cluster = new TestCluster(dir, await freeBasePort(), options);
+    test.teardown(() => cluster.clean());
+    return cluster;
+  }
+
+  static async start(test: Teardown, options: TestClusterOptions = {}): Promise<TestCluster> {
+    const cluster = await TestCluster.prepare(test, options);
+    await cluster.up();
+    return cluster;
+  }
+
+  upArguments(): string[] {
+    const { nodes = 3, zones = "a,b,c", policy = "majority", settings = {} } = this.#options;
+    const sets = Object.entries(settings).flatMap(([name, value]) => ["--set", `${name}=${value}`]);
+    const size = ["--nodes", String(nodes), "--zones", zones, "--policy", policy];
+    return ["up", "--dir", this.dir, ...size, "--base-port", String(this.basePort), "--detach", ...sets];
+  }
+
+  async up(): Promise<Run> {
+    const run = await quorate(...this.upArguments());
+    if (run.code !== 0)
+      throw new Error(`quorate up failed:\n${run.stdout}\n${run.stderr}\n${await this.story()}`);
+    return run;
+  }
+
+  async down(): Promise<Run> {
+    const run = await quorate("down", "--dir", this.dir);
+    if (run.code !== 0) throw new Error(`quorate down failed:\n${run.stdout}\n${run.stderr}`);
+    return run;
+  }
+
+  get open(): OpenCluster {
+    this.#open ??= openCluster(this.dir);
+    return this.#open;
+  }
+
+  get ids(): string[] {
+    return this.open.file.nodes.map(({ id }) => id);
+  }
+
+  get urls(): string[] {
+    return this.open.file.nodes.map((node) => appUrl(this.open, node));
+  }
+
+  node(id: string): ClusterNode {
+    return findNode(this.open, id);
+  }
+
+  url(id: string): string {
+    return appUrl(this.open, this.node(id));
+  }
+
+  /** Every node in one URL, for libpq. */
+  get urlOfAll(): string {
+    const hosts = this.open.file.nodes.map((node) => `${node.host}:${node.ports.postgres}`).join(",");
+    return `${this.urls[0]?.replace(/@[^/]+\//, `@${hosts}/`)}?target_session_attrs=read-write&connect_timeout=2`;
+  }
+
+  get bin(): string {
+    return this.open.file.binDir;
+  }
+
+  /** Superuser on the node's own socket. */
+  superuser(id: string, database = "app"): ClientConfig {
+    const host = path.join(paths.node(this.dir, id), "run");
+    return { host, port: this.node(id).ports.postgres, user: "postgres", database };
+  }
+
+  picture(): Promise<ClusterPicture> {
+    return takePicture(this.open);
+  }
+
+  async pictureOf(id: string): Promise<NodePicture> {
+    const picture = await this.picture();
+    const node = picture.nodes.find((each) => each.id === id);
+    if (node === undefined) throw new Error(`no node ${id}`);
+    return node;
+  }
+
+  async leader(): Promise<string> {
+    return this.waitForLeader(() => true);
+  }
+
+  /** Waits for a leader that the condition likes. */
+  async waitForLeader(like: (id: string) => boolean, timeoutMs = 30_000): Promise<string> {
+    return poll(
+      async () => {
+        const { leader } = await this.picture();
+        return leader !== null && like(leader) ? leader : undefined;
+      },
+      { what: `a leader in ${this.dir}`, timeoutMs },
+    );
+  }
+
+  /** One leader, and everybody else streams from it. */
+  async waitUntilWhole(timeoutMs = 60_000): Promise<ClusterPicture> {
+    return poll(
+      async () => {
+        const picture = await this.picture();
+        return isWhole(picture) ? picture : undefined;
+      },
+      { what: `the cluster in ${this.dir} to be whole`, timeoutMs, intervalMs: 50 },
+    );
+  }
+
+  postmasterPid(id: string): number {
+    const pid = livePid(paths.postmasterPid(this.dir, id));
+    if (pid === undefined) throw new Error(`Postgres of ${id} does not run`);
+    return pid;
+  }
+
+  sidecarPid(id: string): number {
+    const pid = livePid(paths.sidecarPid(this.dir, id), paths.sidecarConfig(this.dir, id));
+    if (pid === undefined) throw new Error(`the sidecar of ${id} does not run`);
+    return pid;
+  }
+
+  /** kill -9 of the postmaster. */
+  killPostgres(id: string): number {
+    const pid = this.postmasterPid(id);
+    sendSignal(pid, "SIGKILL");
+    return pid;
+  }
+
+  killSidecar(id: string): number {
+    const pid = this.sidecarPid(id);
+    sendSignal(pid, "SIGKILL");
+    return pid;
+  }
+
+  /** Changes when the data directory is made anew (a clone), and not otherwise. */
+  dataIdentity(id: string): string {
+    const data = path.join(paths.node(this.dir, id), "data");
+    const version = statSync(path.join(data, "PG_VERSION"));
+    return `${statSync(data).ino} ${version.ino} ${version.mtimeMs}`;
+  }
+
+  log(id: string, which: "sidecar" | "postgres"): string {
+    const file = which === "sidecar" ? paths.sidecarLog(this.dir, id) : paths.postgresLog(this.dir, id);
+    return existsSync(file) ? readFileSync(file, "utf8") : "";
+  }
+
+  /** What all components say, for a failed test. */
+  async story(lines = 150): Promise<string> {
+    return (await quorate("logs", "--dir", this.dir, "--postgres", "--lines", String(lines))).stdout;
+  }
+
+  /** In order if possible, by force otherwise; leaves no process and no file. */
+  async clean(): Promise<void> {
+    if (existsSync(paths.clusterFile(this.dir))) {
+      await quorate("down", "--dir", this.dir);
+      this.#killRest();
+    }
+    if (process.env["QUORATE_KEEP"] === undefined) rmSync(this.dir, { recursive: true, force: true });
+  }
+
+  #killRest(): void {
+    const { file } = this.open;
+    const files = [
+      paths.supervisorPid(this.dir),
+      ...file.orchestrators.map(({ id }) => paths.orchestratorPid(this.dir, id)),
+      ...file.nodes.flatMap(({ id }) => [paths.sidecarPid(this.dir, id), paths.postmasterPid(this.dir, id)]),
+    ];
+    for (const each of files) {
+      const pid = livePid(each);
+      if (pid !== undefined && isAlive(pid)) killTree(pid);
+    }
+  }
+}

@@ -1,0 +1,36 @@
+// A planned change of the leader, and the stop and start of the whole cluster.
+import t from "tap";
+import { quorate } from "./lib/cluster.ts";
+import { checkNotCopied, nextAck, scenario } from "./lib/scenario.ts";
+
+t.test("switchover --to each node in turn", async (test) => {
+  const done = await scenario(test, async ({ cluster, append }) => {
+    const first = await cluster.leader();
+    const others = cluster.ids.filter((id) => id !== first);
+    for (const to of [...others, first]) {
+      const { term } = await cluster.picture();
+      const run = await quorate("switchover", "--to", to, "--dir", cluster.dir);
+      test.equal(run.code, 0, `${run.stdout}${run.stderr}`);
+      test.equal(await cluster.leader(), to);
+      test.ok((await cluster.picture()).term > term, "a new term");
+      await nextAck(append);
+      await cluster.waitUntilWhole();
+    }
+    const again = await quorate("switchover", "--to", first, "--dir", cluster.dir);
+    test.not(again.code, 0, "to the present leader is refused");
+    test.match(again.stderr, /leads already/);
+  });
+  checkNotCopied(test, done);
+});
+
+t.test("stop and start of the whole cluster", async (test) => {
+  const done = await scenario(test, async ({ cluster, append }) => {
+    await cluster.down();
+    const stopped = await quorate("status", "--json", "--dir", cluster.dir);
+    test.equal(stopped.code, 3, "nothing runs");
+    await cluster.up();
+    await cluster.waitUntilWhole();
+    await nextAck(append);
+  });
+  checkNotCopied(test, done);
+});
