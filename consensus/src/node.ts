@@ -98,6 +98,8 @@ export interface FenceReport {
   readonly commitLsn: Lsn;
   readonly ruleset: RulesetText | null;
   readonly tailRulesets: readonly RulesetText[];
+  /** False on an ex-leader that would have to restart before it could lead or follow. Absent: true. */
+  readonly inRecovery?: boolean;
 }
 
 export type ControlResult =
@@ -175,6 +177,8 @@ export interface NodeState {
   readonly promise: Promised | null;
   /** What the disk is known to hold; only this is ever reported. */
   readonly durable: Promised | null;
+  /** The term whose coordinator got a report that still holds: Postgres was not started anew since. */
+  readonly recruitedTerm: Term;
   /** The last term in which this node was told to lead: never told twice. */
   readonly electedTerm: Term;
   readonly postgres: PostgresState;
@@ -188,7 +192,15 @@ export interface NodeStep {
 
 /** `stored` is what the disk holds when the sidecar starts. */
 export function initialNode(id: NodeId, stored: Promised | null, postgres: PostgresState): NodeState {
-  return { id, promise: stored, durable: stored, electedTerm: noTerm, postgres, operations: new Map() };
+  return {
+    id,
+    promise: stored,
+    durable: stored,
+    recruitedTerm: noTerm,
+    electedTerm: noTerm,
+    postgres,
+    operations: new Map(),
+  };
 }
 
 /** Requests with this id belong to nobody: the core's own fence after a sidecar or Postgres came up. */
@@ -207,10 +219,16 @@ export function stepNode(state: NodeState, event: NodeEvent): NodeStep {
     case "attached":
       return onAttached(state, event.fenceTerm, event.leadsTerm);
     case "postgres":
-      return { state: { ...state, postgres: event.state }, effects: [] };
+      return onPostgres(state, event.state);
     default:
       return assertNever(event);
   }
+}
+
+/** A log that was read before Postgres started anew is reported anew before anybody builds on it. */
+function onPostgres(state: NodeState, postgres: PostgresState): NodeStep {
+  const runs = postgres === "running" || postgres === "starting";
+  return { state: { ...state, postgres, recruitedTerm: runs ? state.recruitedTerm : noTerm }, effects: [] };
 }
 
 function samePromise(a: Promised | null, b: Promised): boolean {
@@ -249,7 +267,7 @@ export function refusalFor(state: NodeState, request: NodeRequest): NodeRefusal 
     case "fetch":
     case "elect":
       // A position was validated for exactly this promise: an unrecruited node must not be told to lead.
-      if (!samePromise(state.promise, request)) {
+      if (!samePromise(state.promise, request) || state.recruitedTerm !== request.term) {
         return refuse(
           "not_recruited",
           `${state.id} was not recruited by ${request.coordinator} for term ${request.term}`,
@@ -414,7 +432,8 @@ function onControlled(state: NodeState, requestId: string, result: ControlResult
   }
   const { request } = operation;
   if (!result.ok) {
-    if (result.code === "restart_required" && request.kind === "follow" && !operation.prepared) {
+    const restarts = request.kind === "follow" || request.kind === "elect" || request.kind === "fetch";
+    if (result.code === "restart_required" && restarts && !operation.prepared) {
       const next = { ...state, operations: withOperation(state, requestId, request, "preparing", true) };
       return { state: next, effects: [{ kind: "restartFenced", requestId }] };
     }
@@ -432,7 +451,10 @@ function onControlled(state: NodeState, requestId: string, result: ControlResult
     case "recruit":
       assert(result.report !== undefined, "a fence is answered with a report");
       assert(samePromise(state.durable, request), "nothing is reported before the promise is durable");
-      return finish(state, requestId, { kind: "recruited", report: result.report });
+      return finish({ ...state, recruitedTerm: request.term }, requestId, {
+        kind: "recruited",
+        report: result.report,
+      });
     case "fetch":
     case "elect":
       assert(result.position !== undefined, `${request.kind} is answered with a position`);

@@ -14,6 +14,8 @@ export interface Report {
   readonly ruleset: Ruleset | null;
   /** Ruleset records in the log beyond what is applied, oldest first. */
   readonly tailRulesets: readonly Ruleset[];
+  /** False on an ex-leader that would have to restart before it could lead. Absent: true. */
+  readonly inRecovery?: boolean;
 }
 
 export type Reports = ReadonlyMap<NodeId, Report>;
@@ -156,7 +158,7 @@ function candidateShortages(
     .filter((problem) => wish.only !== undefined || problem.why !== "not_eligible");
 }
 
-/** The valid candidates, best first: newest log, the wished zone, priority, id. */
+/** The valid candidates, best first: no restart needed, newest log, the wished zone, priority, id. */
 export function rankCandidates(
   rulesets: readonly Ruleset[],
   reports: Reports,
@@ -169,6 +171,7 @@ export function rankCandidates(
       places.set(member.id, member);
     }
   }
+  const ready = (report: Report) => (report.inRecovery === false ? 0 : 1);
   const near = (report: Report) =>
     wish.zone !== undefined && places.get(report.node)?.zone === wish.zone ? 1 : 0;
   const priority = (report: Report) => places.get(report.node)?.priority ?? 0;
@@ -177,6 +180,7 @@ export function rankCandidates(
     .filter((report) => candidacyProblem(report.node, rulesets, recruited) === null)
     .sort(
       (a, b) =>
+        ready(b) - ready(a) ||
         comparePositions(b.position, a.position) ||
         near(b) - near(a) ||
         priority(b) - priority(a) ||

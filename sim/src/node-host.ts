@@ -1,0 +1,555 @@
+// One machine: its disk, its Postgres, its sidecar. The sidecar's decisions are the real core (stepNode).
+
+import {
+  term as asTerm,
+  type Call,
+  type CallResult,
+  type ControlCommand,
+  type ControlResult,
+  type CoordinatorId,
+  formatRuleset,
+  initialNode,
+  type NodeAnswer,
+  type NodeEffect,
+  type NodeEvent,
+  type NodeId,
+  type NodeRequest,
+  type NodeState,
+  type NodeView,
+  noTerm,
+  type Promised,
+  parseRuleset,
+  type Report,
+  type Ruleset,
+  type RulesetText,
+  stepNode,
+} from "@quorate/consensus";
+import type { Checker } from "./checker.ts";
+import { lastLsn } from "./log.ts";
+import type { StreamMessage } from "./messages.ts";
+import { type Disk, defaultTiming, Postgres, type Timing } from "./postgres.ts";
+import type { EventQueue } from "./queue.ts";
+import { Random } from "./random.ts";
+
+export interface MachineHost {
+  readonly queue: EventQueue;
+  readonly checker: Checker;
+  readonly timing: Timing;
+  readonly sendStream: (from: NodeId, to: string, message: StreamMessage) => void;
+  readonly newConnection: (from: NodeId) => string;
+  readonly status: (from: NodeId, status: Status) => void;
+  readonly reset: (from: NodeId) => void;
+  readonly finishWrite: (write: number, ok: boolean) => void;
+  readonly finishRead: (read: number, lsnSeen: number | null) => void;
+  /** A consistent copy of that node's log up to its commit LSN, if it can be copied now. */
+  readonly copyOf: (from: NodeId) => Disk | null;
+  readonly trace: (text: string) => void;
+}
+
+export interface Status {
+  readonly view: NodeView;
+  readonly flushedLsn: number;
+  readonly seq: number;
+}
+
+type ReplyPath = (answer: NodeAnswer) => void;
+
+export class Machine {
+  readonly id: NodeId;
+  readonly #host: MachineHost;
+  readonly #random: Random;
+  disk: Disk | null;
+  /** state/promise.json */
+  promise: Promised | null;
+  postgres: Postgres | null = null;
+  #postgresRun = 0;
+  #postgresFrozenUntil = 0;
+  #core: NodeState | null = null;
+  #sidecarRun = 0;
+  #sidecarFrozenUntil = 0;
+  #machineUp = true;
+  #paths = new Map<string, ReplyPath>();
+  #requests = 0;
+  #persistAtMs = 0;
+  #controlAtMs = 0;
+  #persisting: Promised[] = [];
+  #controls = new Set<string>();
+  #ledTerm = noTerm;
+  #cloning = false;
+  #statusPlanned = false;
+  #seq = 0;
+  operatorStopped = false;
+
+  constructor(id: NodeId, host: MachineHost, seed: number, disk: Disk | null, promise: Promised | null) {
+    this.id = id;
+    this.#host = host;
+    this.#random = Random.stream(seed, `machine ${id}`);
+    this.disk = disk;
+    this.promise = promise;
+  }
+
+  boot(): void {
+    this.#machineUp = true;
+    this.startSidecar();
+  }
+
+  get sidecarUp(): boolean {
+    return this.#core !== null;
+  }
+
+  get promisedTerm(): number {
+    return this.promise?.term ?? 0;
+  }
+
+  // ---- processes
+
+  #afterPostgres(run: number, delayMs: number, action: () => void): void {
+    this.#host.queue.after(delayMs, () => this.#inPostgres(run, action));
+  }
+
+  #inPostgres(run: number, action: () => void): void {
+    if (this.#postgresRun !== run || this.postgres === null) {
+      return;
+    }
+    if (this.#postgresFrozenUntil > this.#host.queue.nowMs) {
+      this.#host.queue.at(this.#postgresFrozenUntil, () => this.#inPostgres(run, action));
+      return;
+    }
+    action();
+  }
+
+  #afterSidecar(delayMs: number, action: () => void): void {
+    const run = this.#sidecarRun;
+    this.#host.queue.after(delayMs, () => this.#inSidecar(run, action));
+  }
+
+  #inSidecar(run: number, action: () => void): void {
+    if (this.#sidecarRun !== run || this.#core === null) {
+      return;
+    }
+    if (this.#sidecarFrozenUntil > this.#host.queue.nowMs) {
+      this.#host.queue.at(this.#sidecarFrozenUntil, () => this.#inSidecar(run, action));
+      return;
+    }
+    action();
+  }
+
+  freezePostgres(ms: number): void {
+    this.#postgresFrozenUntil = this.#host.queue.nowMs + ms;
+  }
+
+  freezeSidecar(ms: number): void {
+    this.#sidecarFrozenUntil = this.#host.queue.nowMs + ms;
+  }
+
+  thaw(): void {
+    this.#postgresFrozenUntil = 0;
+    this.#sidecarFrozenUntil = 0;
+  }
+
+  startSidecar(): void {
+    if (this.#core !== null || !this.#machineUp) {
+      return;
+    }
+    this.#sidecarRun += 1;
+    this.#host.checker.promiseRead(this.id, this.promisedTerm);
+    const running = this.postgres !== null;
+    this.#core = initialNode(
+      this.id,
+      this.promise,
+      running ? "running" : this.disk === null ? "absent" : "stopped",
+    );
+    this.#paths.clear();
+    this.#controls.clear();
+    this.#persisting = [];
+    if (running) {
+      this.#attach();
+    } else {
+      this.#startPostgresSoon();
+    }
+    this.#heartbeat();
+  }
+
+  #heartbeat(): void {
+    this.#pushStatus();
+    this.#afterSidecar(400, () => this.#heartbeat());
+  }
+
+  crashSidecar(powerCut = false): void {
+    if (this.#core === null) {
+      return;
+    }
+    this.#core = null;
+    this.#sidecarRun += 1;
+    // A promise on its way to the disk may have arrived there or not.
+    const [writing] = this.#persisting;
+    if (writing !== undefined && this.#random.chance(0.5)) {
+      this.promise = writing;
+    }
+    this.#persisting = [];
+    if (!powerCut) {
+      this.#host.reset(this.id);
+    }
+  }
+
+  #startPostgresSoon(): void {
+    this.#afterSidecar(this.#random.between(5, 60), () => {
+      if (this.postgres === null && this.disk !== null && !this.operatorStopped && !this.#cloning) {
+        this.#startPostgres();
+      }
+    });
+  }
+
+  #startPostgres(): void {
+    const { disk } = this;
+    if (disk === null || this.postgres !== null) {
+      return;
+    }
+    this.#postgresRun += 1;
+    const run = this.#postgresRun;
+    const { checker, timing, queue } = this.#host;
+    this.postgres = new Postgres(
+      {
+        id: this.id,
+        checker,
+        random: this.#random,
+        timing,
+        nowMs: () => queue.nowMs,
+        after: (delayMs, action) => this.#afterPostgres(run, delayMs, action),
+        send: (to, message) => this.#host.sendStream(this.id, to, message),
+        newConnection: () => this.#host.newConnection(this.id),
+        respond: (requestId, result) => this.#controlled(requestId, result),
+        changed: () => this.#pushStatus(),
+        finishWrite: this.#host.finishWrite,
+        finishRead: this.#host.finishRead,
+      },
+      disk,
+    );
+    this.#feed({ kind: "postgres", state: "running" });
+    this.#attach();
+  }
+
+  #attach(): void {
+    const { postgres } = this;
+    if (postgres !== null) {
+      const leads = postgres.leading === null ? noTerm : asTerm(postgres.leading.term);
+      this.#feed({ kind: "attached", fenceTerm: asTerm(postgres.fenceTerm), leadsTerm: leads });
+    }
+  }
+
+  crashPostgres(powerCut = false): void {
+    const { postgres, disk } = this;
+    if (postgres === null || disk === null) {
+      return;
+    }
+    this.#host.trace(`${this.id} Postgres ends${powerCut ? " (power cut)" : ""}`);
+    if (postgres.leading !== null) {
+      this.#ledTerm = asTerm(postgres.leading.term);
+    }
+    this.#endWrites(postgres);
+    this.postgres = null;
+    this.#postgresRun += 1;
+    this.#postgresFrozenUntil = 0;
+    if (disk.undo !== null && this.#random.chance(0.5)) {
+      disk.records = disk.undo.records;
+      disk.flushed = disk.undo.flushed;
+    }
+    disk.undo = null;
+    if (powerCut) {
+      disk.records.length = disk.flushed + this.#random.below(disk.records.length - disk.flushed + 1);
+    }
+    // What the file system holds is on disk once crash recovery has synced it.
+    disk.flushed = disk.records.length;
+    disk.limit = Math.min(disk.limit, disk.records.length);
+    if (!powerCut) {
+      for (const follower of postgres.followers) {
+        this.#host.sendStream(this.id, follower.node, { kind: "closed", conn: follower.conn });
+      }
+    }
+    this.#feed({ kind: "postgres", state: "crashed" });
+    for (const requestId of [...this.#controls]) {
+      this.#controls.delete(requestId);
+      this.#feed({
+        kind: "controlled",
+        requestId,
+        result: { ok: false, code: "postgres_down", message: "Postgres ended" },
+      });
+    }
+    this.#pushStatus();
+    if (this.#core !== null) {
+      this.#startPostgresSoon();
+    }
+  }
+
+  #endWrites(postgres: Postgres): void {
+    for (const { write } of postgres.leading?.writes ?? []) {
+      this.#host.finishWrite(write, false);
+    }
+    for (const { read } of postgres.leading?.reads ?? []) {
+      this.#host.finishRead(read, null);
+    }
+  }
+
+  powerCut(): void {
+    this.#machineUp = false;
+    this.crashSidecar(true);
+    this.crashPostgres(true);
+  }
+
+  get up(): boolean {
+    return this.#machineUp;
+  }
+
+  // ---- messages
+
+  receiveStream(from: string, message: StreamMessage): void {
+    const run = this.#postgresRun;
+    this.#inPostgres(run, () => this.postgres?.receive(from, message));
+  }
+
+  client(action: (postgres: Postgres) => void): boolean {
+    if (this.postgres === null) {
+      return false;
+    }
+    this.#inPostgres(this.#postgresRun, () => {
+      if (this.postgres !== null) {
+        action(this.postgres);
+      }
+    });
+    return true;
+  }
+
+  request(request: NodeRequest, reply: ReplyPath): void {
+    this.#inSidecar(this.#sidecarRun, () => {
+      this.#requests += 1;
+      const requestId = `${this.id}-${this.#sidecarRun}-${this.#requests}`;
+      this.#paths.set(requestId, reply);
+      this.#feed({ kind: "request", requestId, request });
+    });
+  }
+
+  // ---- the core and its effects
+
+  #feed(event: NodeEvent): void {
+    if (this.#core === null) {
+      return;
+    }
+    const { state, effects } = stepNode(this.#core, event);
+    this.#core = state;
+    for (const effect of effects) {
+      this.#perform(effect);
+    }
+  }
+
+  #perform(effect: NodeEffect): void {
+    switch (effect.kind) {
+      case "persist":
+        this.#persist(effect.requestId, effect.promise);
+        return;
+      case "control":
+        this.#control(effect.requestId, effect.command);
+        return;
+      case "restartFenced":
+        this.#restartFenced(effect.requestId);
+        return;
+      case "clone":
+        this.#clone(effect.requestId, effect.from);
+        return;
+      case "reply":
+        this.#reply(effect.requestId, effect.answer);
+        return;
+      default:
+        effect satisfies never;
+    }
+  }
+
+  #persist(requestId: string, promise: Promised): void {
+    this.#persisting.push(promise);
+    const delay = this.#random.chance(0.03) ? 120 : this.#random.between(0.2, 3);
+    this.#persistAtMs = Math.max(this.#persistAtMs, this.#host.queue.nowMs + delay);
+    this.#afterSidecar(this.#persistAtMs - this.#host.queue.nowMs, () => {
+      this.#persisting.shift();
+      this.promise = promise;
+      this.#feed({ kind: "persisted", requestId, ok: true });
+      this.#pushStatus();
+    });
+  }
+
+  #control(requestId: string, command: ControlCommand): void {
+    const run = this.#postgresRun;
+    this.#controls.add(requestId);
+    this.#controlAtMs = Math.max(this.#controlAtMs, this.#host.queue.nowMs + this.#random.between(0.05, 1));
+    this.#host.trace(`${this.id} ${command.cmd} ${"term" in command ? command.term : ""}`);
+    this.#afterPostgres(run, this.#controlAtMs - this.#host.queue.nowMs, () =>
+      this.postgres?.control(requestId, command),
+    );
+  }
+
+  #controlled(requestId: string, result: ControlResult): void {
+    this.#afterSidecar(this.#random.between(0.05, 1), () => {
+      if (this.#controls.delete(requestId)) {
+        this.#feed({ kind: "controlled", requestId, result });
+      }
+    });
+  }
+
+  #restartFenced(requestId: string): void {
+    this.crashPostgres();
+    this.#afterSidecar(this.#host.timing.startMs, () => {
+      this.#startPostgres();
+      this.#whenUp(requestId);
+    });
+  }
+
+  #whenUp(requestId: string): void {
+    if (this.postgres === null) {
+      this.#feed({ kind: "prepared", requestId, ok: false });
+    } else if (this.postgres.state === "starting") {
+      this.#afterSidecar(5, () => this.#whenUp(requestId));
+    } else {
+      this.#feed({ kind: "prepared", requestId, ok: true });
+    }
+  }
+
+  #clone(requestId: string, from: NodeId): void {
+    this.#cloning = true;
+    this.#feed({ kind: "postgres", state: "cloning" });
+    const copy = this.#host.copyOf(from);
+    this.#afterSidecar(this.#random.between(50, 200), () => {
+      this.#cloning = false;
+      if (copy === null || this.disk !== null) {
+        this.#feed({ kind: "postgres", state: this.disk === null ? "absent" : "stopped" });
+        this.#feed({ kind: "prepared", requestId, ok: false });
+        return;
+      }
+      this.disk = copy;
+      this.#startPostgres();
+      this.#whenUp(requestId);
+    });
+  }
+
+  #reply(requestId: string, answer: NodeAnswer): void {
+    const path = this.#paths.get(requestId);
+    this.#paths.delete(requestId);
+    if (path === undefined) {
+      return;
+    }
+    path(answer);
+  }
+
+  // ---- status
+
+  #pushStatus(): void {
+    if (this.#statusPlanned || this.#core === null) {
+      return;
+    }
+    this.#statusPlanned = true;
+    const run = this.#sidecarRun;
+    this.#host.queue.after(0.5, () => {
+      this.#statusPlanned = false;
+      this.#inSidecar(run, () => {
+        this.#seq += 1;
+        this.#host.status(this.id, { ...this.#status(), seq: this.#seq });
+      });
+    });
+  }
+
+  #status(): Omit<Status, "seq"> {
+    const { postgres } = this;
+    const common = { promisedTerm: asTerm(this.promisedTerm), operatorStopped: this.operatorStopped };
+    if (postgres === null) {
+      const down = this.disk === null ? (this.#cloning ? "cloning" : "absent") : "crashed";
+      return {
+        flushedLsn: this.disk === null ? 0 : lastLsn(this.disk.records),
+        view: {
+          ...common,
+          postgres: down,
+          state: "",
+          term: this.#ledTerm,
+          inRecovery: true,
+          leader: null,
+          receiver: null,
+          followers: [],
+          ruleset: null,
+          wasLeader: this.#ledTerm > 0,
+        },
+      };
+    }
+    const { flushedLsn, ...view } = postgres.view();
+    if (postgres.leading !== null) {
+      this.#ledTerm = asTerm(postgres.leading.term);
+    } else if (postgres.receiver !== null) {
+      this.#ledTerm = noTerm;
+    }
+    const wasLeader = postgres.leading === null && this.#ledTerm > 0;
+    return {
+      flushedLsn,
+      view: {
+        ...view,
+        ...common,
+        postgres: postgres.state === "starting" ? "starting" : "running",
+        term: wasLeader ? this.#ledTerm : view.term,
+        wasLeader,
+      },
+    };
+  }
+}
+
+/** What the wire would carry: texts become rulesets again at the coordinator. */
+export function resultOf(node: NodeId, call: Call, answer: NodeAnswer): CallResult {
+  switch (answer.kind) {
+    case "refused":
+      return {
+        kind: "refused",
+        refusal: {
+          code: answer.refusal.controlCode ?? answer.refusal.code,
+          message: answer.refusal.message,
+          ...(answer.refusal.promised === null ? {} : { promisedTerm: answer.refusal.promised.term }),
+        },
+      };
+    case "recruited": {
+      const { position, commitLsn, ruleset, tailRulesets, inRecovery = true } = answer.report;
+      const report: Report = {
+        node,
+        position,
+        commitLsn,
+        ruleset: ruleset === null ? null : readRuleset(ruleset),
+        tailRulesets: tailRulesets.map(readRuleset),
+        inRecovery,
+      };
+      return { kind: "recruited", report };
+    }
+    case "position":
+      return { kind: call.method === "fetch" ? "fetched" : "elected", position: answer.position };
+    case "done":
+      return { kind: "following" };
+    default:
+      return answer satisfies never;
+  }
+}
+
+export function readRuleset(text: RulesetText): Ruleset {
+  const checked = parseRuleset(text.text);
+  if (!checked.ok) {
+    throw new Error(`the log holds a ruleset that is not valid: ${text.text}`);
+  }
+  return checked.ruleset;
+}
+
+export function requestOf(call: Call): NodeRequest {
+  const { term, coordinator } = call;
+  switch (call.method) {
+    case "recruit":
+      return { kind: "recruit", term, coordinator, reason: call.reason };
+    case "fetch":
+      return { kind: "fetch", term, coordinator, from: call.from, target: call.target };
+    case "elect":
+      return { kind: "elect", term, coordinator, rule: call.rule, joint: call.joint, ruleset: call.ruleset };
+    case "follow":
+      return { kind: "follow", term, coordinator, leader: call.leader, member: call.member };
+    default:
+      return call satisfies never;
+  }
+}
+
+export { type CoordinatorId, defaultTiming, formatRuleset };
