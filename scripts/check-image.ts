@@ -41,8 +41,10 @@ async function makeRoot(image: string, directory: string): Promise<Root> {
     env["NODE_EXTRA_CA_CERTS"] = "/opt/host/ca.crt";
     env["NPM_CONFIG_CAFILE"] = "/opt/host/ca.crt";
   }
-  const { stdout } = await run("npm", ["config", "get", "registry"]);
-  env["NPM_CONFIG_REGISTRY"] = stdout.trim();
+  env["NPM_CONFIG_REGISTRY"] = (await run("npm", ["config", "get", "registry"])).stdout.trim();
+  const settings = (await run("apt-config", ["dump"])).stdout.split("\n");
+  const network = settings.filter((line) => /^Acquire::(Check-|https?::)/.test(line));
+  await writeFile(path.join(directory, "etc/apt/apt.conf.d/99host"), `${network.join("\n")}\n`);
   for (const name of ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"]) {
     const value = process.env[name];
     if (value !== undefined) env[name] = value;
