@@ -50,6 +50,7 @@ export type PlannedChangeEvent =
 
 export type PlannedChangeEffect =
   | {
+      /** Hold new transactions, answer when those in flight are done; after timeoutMs the leader goes on by itself. */
       readonly kind: "quiesce";
       readonly node: NodeId;
       readonly term: Term;
@@ -71,7 +72,8 @@ export function beginPlannedChange(request: PlannedChangeRequest): PlannedChange
     return finish(request, false, `${request.to} leads already`, []);
   }
   const { leader, term } = request;
-  const timeoutMs = request.options.quiesceTimeoutMs;
+  // The leader must not stay quiesced if this coordinator dies: the bound covers all that comes before the recruitment.
+  const timeoutMs = request.options.quiesceTimeoutMs + request.options.catchUpTimeoutMs;
   return {
     state: { kind: "quiescing", request },
     effects: [{ kind: "quiesce", node: leader, term, on: true, timeoutMs }],

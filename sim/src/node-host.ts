@@ -25,6 +25,7 @@ import {
   stepNode,
 } from "@quorate/consensus";
 import type { Checker } from "./checker.ts";
+import { Freezer } from "./freezer.ts";
 import { lastLsn } from "./log.ts";
 import type { StreamMessage } from "./messages.ts";
 import { type Disk, defaultTiming, Postgres, type Timing } from "./postgres.ts";
@@ -63,10 +64,10 @@ export class Machine {
   promise: Promised | null;
   postgres: Postgres | null = null;
   #postgresRun = 0;
-  #postgresFrozenUntil = 0;
+  readonly #postgresFreezer: Freezer;
   #core: NodeState | null = null;
   #sidecarRun = 0;
-  #sidecarFrozenUntil = 0;
+  readonly #sidecarFreezer: Freezer;
   #machineUp = true;
   #paths = new Map<string, ReplyPath>();
   #requests = 0;
@@ -86,6 +87,8 @@ export class Machine {
     this.#random = Random.stream(seed, `machine ${id}`);
     this.disk = disk;
     this.promise = promise;
+    this.#postgresFreezer = new Freezer(host.queue);
+    this.#sidecarFreezer = new Freezer(host.queue);
   }
 
   boot(): void {
@@ -108,14 +111,13 @@ export class Machine {
   }
 
   #inPostgres(run: number, action: () => void): void {
-    if (this.#postgresRun !== run || this.postgres === null) {
-      return;
+    if (this.#postgresRun === run && this.postgres !== null) {
+      this.#postgresFreezer.run(() => {
+        if (this.#postgresRun === run && this.postgres !== null) {
+          action();
+        }
+      });
     }
-    if (this.#postgresFrozenUntil > this.#host.queue.nowMs) {
-      this.#host.queue.at(this.#postgresFrozenUntil, () => this.#inPostgres(run, action));
-      return;
-    }
-    action();
   }
 
   #afterSidecar(delayMs: number, action: () => void): void {
@@ -124,27 +126,30 @@ export class Machine {
   }
 
   #inSidecar(run: number, action: () => void): void {
-    if (this.#sidecarRun !== run || this.#core === null) {
-      return;
+    if (this.#sidecarRun === run && this.#core !== null) {
+      this.#sidecarFreezer.run(() => {
+        if (this.#sidecarRun === run && this.#core !== null) {
+          action();
+        }
+      });
     }
-    if (this.#sidecarFrozenUntil > this.#host.queue.nowMs) {
-      this.#host.queue.at(this.#sidecarFrozenUntil, () => this.#inSidecar(run, action));
-      return;
-    }
-    action();
   }
 
   freezePostgres(ms: number): void {
-    this.#postgresFrozenUntil = this.#host.queue.nowMs + ms;
+    if (this.postgres !== null) {
+      this.#postgresFreezer.freeze(ms);
+    }
   }
 
   freezeSidecar(ms: number): void {
-    this.#sidecarFrozenUntil = this.#host.queue.nowMs + ms;
+    if (this.#core !== null) {
+      this.#sidecarFreezer.freeze(ms);
+    }
   }
 
   thaw(): void {
-    this.#postgresFrozenUntil = 0;
-    this.#sidecarFrozenUntil = 0;
+    this.#postgresFreezer.thaw();
+    this.#sidecarFreezer.thaw();
   }
 
   startSidecar(): void {
@@ -181,6 +186,8 @@ export class Machine {
     }
     this.#core = null;
     this.#sidecarRun += 1;
+    this.#sidecarFreezer.clear();
+    this.#cloning = false;
     // A promise on its way to the disk may have arrived there or not.
     const [writing] = this.#persisting;
     if (writing !== undefined && this.#random.chance(0.5)) {
@@ -249,7 +256,7 @@ export class Machine {
     this.#endWrites(postgres);
     this.postgres = null;
     this.#postgresRun += 1;
-    this.#postgresFrozenUntil = 0;
+    this.#postgresFreezer.clear();
     if (disk.undo !== null && this.#random.chance(0.5)) {
       disk.records = disk.undo.records;
       disk.flushed = disk.undo.flushed;

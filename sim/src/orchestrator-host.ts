@@ -34,6 +34,7 @@ import {
   stepCoordinator,
   stepPlannedChange,
 } from "@quorate/consensus";
+import { Freezer } from "./freezer.ts";
 import type { Status } from "./node-host.ts";
 import type { EventQueue } from "./queue.ts";
 import { Random } from "./random.ts";
@@ -90,7 +91,7 @@ export class Orchestrator {
   readonly #random: Random;
   #run = 0;
   #up = false;
-  #frozenUntil = 0;
+  readonly #freezer: Freezer;
   #detector: DetectorState = initialDetector;
   #coordinator: CoordinatorState = initialCoordinator(coordinatorId("none"));
   #seen = new Map<NodeId, Seen>();
@@ -107,6 +108,7 @@ export class Orchestrator {
     this.rank = rank;
     this.#host = host;
     this.#random = Random.stream(seed, `orchestrator ${name}`);
+    this.#freezer = new Freezer(host.queue);
   }
 
   start(): void {
@@ -129,29 +131,31 @@ export class Orchestrator {
   crash(): void {
     this.#up = false;
     this.#run += 1;
+    this.#freezer.clear();
   }
 
   freeze(ms: number): void {
-    this.#frozenUntil = this.#host.queue.nowMs + ms;
+    if (this.#up) {
+      this.#freezer.freeze(ms);
+    }
   }
 
   thaw(): void {
-    this.#frozenUntil = 0;
+    this.#freezer.thaw();
   }
 
   #guard(action: () => void): () => void {
     const run = this.#run;
-    const inside = (): void => {
-      if (this.#run !== run || !this.#up) {
-        return;
+    const alive = (): boolean => this.#run === run && this.#up;
+    return () => {
+      if (alive()) {
+        this.#freezer.run(() => {
+          if (alive()) {
+            action();
+          }
+        });
       }
-      if (this.#frozenUntil > this.#host.queue.nowMs) {
-        this.#host.queue.at(this.#frozenUntil, inside);
-        return;
-      }
-      action();
     };
-    return inside;
   }
 
   // ---- what it sees

@@ -101,6 +101,7 @@ interface Leading {
   admits: boolean;
   quiesced: boolean;
   quiesceRequest: string | null;
+  quiesceRound: number;
   writes: { write: number; record: LogRecord }[];
   reads: { read: number; beat: number }[];
   beat: number;
@@ -154,7 +155,7 @@ export class Postgres {
         this.#changeRuleset(requestId, command);
         return;
       case "quiesce":
-        this.#quiesce(requestId, command.on);
+        this.#quiesce(requestId, command.on, command.timeoutMs);
         return;
       default:
         command satisfies never;
@@ -380,6 +381,7 @@ export class Postgres {
       admits: false,
       quiesced: false,
       quiesceRequest: null,
+      quiesceRound: 0,
       writes: [],
       reads: [],
       beat: 0,
@@ -430,7 +432,7 @@ export class Postgres {
     this.#startFlush();
   }
 
-  #quiesce(requestId: string, on: boolean): void {
+  #quiesce(requestId: string, on: boolean, timeoutMs: number): void {
     const { leading } = this;
     if (leading === null || !leading.admits) {
       this.#refuse(requestId, "wrong_state");
@@ -445,6 +447,14 @@ export class Postgres {
       this.#refuse(leading.quiesceRequest, "superseded");
     }
     leading.quiesceRequest = requestId;
+    // Whoever asked may be gone: the leader goes on by itself.
+    leading.quiesceRound += 1;
+    const round = leading.quiesceRound;
+    this.host.after(timeoutMs, () => {
+      if (this.leading === leading && leading.quiesceRound === round) {
+        leading.quiesced = false;
+      }
+    });
     this.#answerQuiesce(leading);
   }
 
@@ -806,7 +816,7 @@ export class Postgres {
     receiver.conn = this.host.newConnection();
     receiver.streaming = false;
     const { purpose, member, term } = receiver;
-    const history = historyOf(this.disk.records, this.disk.flushed);
+    const history = historyOf(this.disk.records);
     this.host.send(receiver.leader, {
       kind: "hello",
       conn: receiver.conn,
