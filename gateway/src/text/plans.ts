@@ -1,4 +1,5 @@
 /** Text in, plan out: the lexer first, then a cache of what the parser said. One per worker. */
+import "../wire/buffer.ts";
 import { loadModule, parseSync } from "libpg-query";
 import { analyse } from "./analyse.ts";
 import { quickLook } from "./lexer.ts";

@@ -1,0 +1,10 @@
+export { type Config, configSchema, parseConfig } from "./config.ts";
+export type { Endpoint } from "./pool/pool.ts";
+export {
+  type FollowerEndpoint,
+  fixedServer,
+  type LeaderSource,
+  SettableLeaderSource,
+  type View,
+} from "./route/leader-source.ts";
+export { type RunningGateway, type StartOptions, startGateway } from "./start.ts";

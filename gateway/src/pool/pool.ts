@@ -1,0 +1,412 @@
+/**
+ * The server connections of one (database, user) and the clients that wait for one. First come, first served; a
+ * connection that becomes free goes straight to the client that has waited longest.
+ */
+
+import type { Secret } from "../session/scram.ts";
+import { type Reported, type Settings, settingsChangeSql } from "../session/settings.ts";
+import type { Plans } from "../text/plans.ts";
+import type { Link } from "../transport/transport.ts";
+import { terminateBytes } from "../wire/build.ts";
+import { type WireError, wireError } from "../wire/errors.ts";
+import { functionNamesSql } from "./probe.ts";
+import { type Holder, Server, type ServerOwner } from "./server.ts";
+import { ServerLogin } from "./server-login.ts";
+import type { Statements } from "./statements.ts";
+
+/** Where a pool's connections go to: a node in a term. */
+export type Endpoint = {
+  readonly node: string;
+  readonly term: number;
+  readonly host: string;
+  readonly port: number;
+};
+
+export const sameEndpoint = (a: Endpoint | undefined, b: Endpoint | undefined): boolean =>
+  a === b ||
+  (a !== undefined &&
+    b !== undefined &&
+    a.node === b.node &&
+    a.term === b.term &&
+    a.host === b.host &&
+    a.port === b.port);
+
+/** A client that waits for a connection. */
+export interface Waiter extends Holder {
+  readonly settings: Settings;
+  waitingSinceMs: number;
+  /** False once it has gone, so that it needn't be searched in the queue. */
+  waiting: boolean;
+  granted(server: Server): void;
+  /** No connection can be had. `raw`: the server's own words. */
+  refused(error: WireError, raw: Buffer | undefined): void;
+}
+
+export type PoolLimits = {
+  readonly size: number;
+  readonly serverIdleMs: number;
+  readonly serverLifetimeMs: number;
+  readonly waitMs: number;
+};
+
+/** What a pool needs of its worker. */
+export type PoolHost = {
+  readonly plans: Plans;
+  readonly statements: Statements;
+  nowMs(): number;
+  connect(endpoint: Endpoint, server: Server, connected: () => void): Link;
+  /** Room for one more connection within the worker's budget. */
+  mayConnect(pool: Pool): boolean;
+  nextServerId(): number;
+  later(delayMs: number, action: () => void): void;
+  log(level: "info" | "warn", text: string, fields: Record<string, unknown>): void;
+};
+
+/** Errors of a login that waiting won't heal. */
+const hopeless = /^(28|3D|42|0A|08P01)/;
+
+export class Pool implements ServerOwner {
+  readonly host: PoolHost;
+  readonly database: string;
+  readonly user: string;
+  keys: Secret | undefined;
+  limits: PoolLimits;
+  endpoint: Endpoint | undefined;
+  readonly servers = new Set<Server>();
+  readonly idle: Server[] = [];
+  /** What a server reports after login with these settings: a later client needs no server to be greeted. */
+  readonly greetings = new Map<string, Reported>();
+  paused = false;
+  clients = 0;
+  #waiters: Waiter[] = [];
+  #waitersHead = 0;
+  waitingCount = 0;
+  #connecting = 0;
+  #retryAtMs = 0;
+  #endpoints = new WeakMap<Server, Endpoint>();
+
+  constructor(host: PoolHost, database: string, user: string, keys: Secret | undefined, limits: PoolLimits) {
+    this.host = host;
+    this.database = database;
+    this.user = user;
+    this.keys = keys;
+    this.limits = limits;
+  }
+
+  /** A connection for this client at once, or undefined: then `granted` or `refused` comes later. */
+  acquire(client: Waiter): Server | undefined {
+    if (!this.paused && this.idle.length > 0 && this.waitingCount === 0) {
+      const server = this.#takeIdle(client);
+      if (server.settings.same(client.settings)) {
+        server.settings = client.settings;
+        this.#attach(server, client);
+        return server;
+      }
+      client.waiting = true;
+      this.#give(server, client);
+      return undefined;
+    }
+    client.waiting = true;
+    client.waitingSinceMs = this.host.nowMs();
+    this.#waiters.push(client);
+    this.waitingCount++;
+    this.openMore();
+    return undefined;
+  }
+
+  /** The one with the client's settings if it is near the top: what was used last is warmest. */
+  #takeIdle(client: Waiter): Server {
+    const { idle } = this;
+    const stop = Math.max(0, idle.length - 16);
+    let best = idle.length - 1;
+    for (let at = idle.length - 1; at >= stop; at--) {
+      const server = idle[at] as Server;
+      if (server.lastHolder === client) {
+        best = at;
+        break;
+      }
+      if (server.settings === client.settings && (idle[best] as Server).settings !== client.settings)
+        best = at;
+    }
+    const server = idle[best] as Server;
+    if (best === idle.length - 1) idle.pop();
+    else idle.splice(best, 1);
+    return server;
+  }
+
+  #attach(server: Server, client: Waiter): void {
+    server.holder = client;
+    server.holds = server.lastHolder === client ? server.holds + 1 : 1;
+    server.lastHolder = client;
+    server.usedAtMs = this.host.nowMs();
+  }
+
+  /** The server is not idle any more; the client gets it when it has the client's settings. */
+  #give(server: Server, client: Waiter): void {
+    const sql = settingsChangeSql(server.settings, client.settings);
+    if (sql === "") {
+      server.settings = client.settings;
+      this.#attach(server, client);
+      client.waiting = false;
+      client.granted(server);
+      return;
+    }
+    server.internal(sql, (result) => {
+      if (server.phase === "closed") {
+        if (client.waiting) this.#waitAgain(client);
+        return;
+      }
+      if (result.error !== undefined) {
+        // Each change is one statement of one implicit transaction: nothing has been set.
+        if (client.waiting) {
+          client.waiting = false;
+          client.refused(result.error, undefined);
+        }
+        this.release(server);
+        return;
+      }
+      server.settings = client.settings;
+      if (!client.waiting) {
+        this.release(server);
+        return;
+      }
+      this.#attach(server, client);
+      client.waiting = false;
+      client.granted(server);
+    });
+  }
+
+  /** In front of all others: it had its turn already. */
+  #waitAgain(client: Waiter): void {
+    if (this.#waitersHead > 0) this.#waiters[--this.#waitersHead] = client;
+    else this.#waiters.unshift(client);
+    this.waitingCount++;
+    this.openMore();
+  }
+
+  /** A client that waits has gone. */
+  forget(client: Waiter): void {
+    if (!client.waiting) return;
+    client.waiting = false;
+    const at = this.#waiters.indexOf(client, this.#waitersHead);
+    if (at >= 0) {
+      this.#waiters.splice(at, 1);
+      this.waitingCount--;
+    }
+  }
+
+  /** A connection whose session is clean is free again. */
+  release(server: Server): void {
+    server.holder = undefined;
+    if (server.phase === "closed") return;
+    const now = this.host.nowMs();
+    server.usedAtMs = now;
+    if (!sameEndpoint(this.#endpoints.get(server), this.endpoint)) {
+      this.#endServer(server, "another node leads now");
+      return;
+    }
+    if (this.servers.size > this.limits.size || now - server.connectedAtMs > this.limits.serverLifetimeMs) {
+      this.#endServer(server, "lifetime over");
+      this.openMore();
+      return;
+    }
+    const next = this.paused ? undefined : this.#nextWaiter();
+    if (next !== undefined) this.#give(server, next);
+    else this.idle.push(server);
+  }
+
+  #nextWaiter(): Waiter | undefined {
+    while (this.#waitersHead < this.#waiters.length) {
+      const client = this.#waiters[this.#waitersHead] as Waiter;
+      this.#waitersHead++;
+      if (this.#waitersHead > 64 && this.#waitersHead * 2 > this.#waiters.length) {
+        this.#waiters = this.#waiters.slice(this.#waitersHead);
+        this.#waitersHead = 0;
+      }
+      this.waitingCount--;
+      if (client.waiting) return client;
+    }
+    return undefined;
+  }
+
+  openMore(): void {
+    const { host, endpoint } = this;
+    if (this.paused || endpoint === undefined || this.#retryAtMs > host.nowMs()) return;
+    while (
+      this.#connecting < this.waitingCount &&
+      this.servers.size < this.limits.size &&
+      host.mayConnect(this)
+    ) {
+      this.#connecting++;
+      const server: Server = new Server(host.nextServerId(), this, new ServerLogin(this.keys));
+      this.servers.add(server);
+      this.#endpoints.set(server, endpoint);
+      server.connectedAtMs = host.nowMs();
+      server.link = host.connect(endpoint, server, () => {
+        const bytes = ServerLogin.startup(
+          new Map([
+            ["user", this.user],
+            ["database", this.database],
+          ]),
+        );
+        server.link.send(bytes, 0, bytes.length);
+      });
+    }
+  }
+
+  serverReady(server: Server): void {
+    this.#connecting--;
+    this.#retryAtMs = 0;
+    const { plans } = this.host;
+    if (plans.knowsFunctions) {
+      this.release(server);
+      return;
+    }
+    server.internal(functionNamesSql, (result) => {
+      if (server.phase === "closed") return;
+      if (result.error === undefined) plans.addSafeFunctions(result.rows.map((row) => row[0] ?? ""));
+      this.release(server);
+    });
+  }
+
+  serverFailed(server: Server, error: WireError, raw: Buffer | undefined): void {
+    this.#connecting--;
+    this.servers.delete(server);
+    if (hopeless.test(error.code)) {
+      for (let next = this.#nextWaiter(); next !== undefined; next = this.#nextWaiter()) {
+        next.waiting = false;
+        next.refused(error, raw);
+      }
+      return;
+    }
+    this.lastError = error;
+    const delayMs = 100;
+    this.#retryAtMs = this.host.nowMs() + delayMs;
+    this.host.later(delayMs + 1, () => this.openMore());
+  }
+  /** Why no connection could be made, for those whose wait ends without one. */
+  lastError: WireError | undefined;
+
+  serverClosed(server: Server, reason: string): void {
+    this.servers.delete(server);
+    const at = this.idle.indexOf(server);
+    if (at >= 0) this.idle.splice(at, 1);
+    if (server.holder === undefined && at >= 0) {
+      this.host.log("info", "an idle server connection was closed", {
+        database: this.database,
+        user: this.user,
+        reason,
+      });
+    }
+    this.openMore();
+  }
+
+  #endServer(server: Server, reason: string): void {
+    this.servers.delete(server);
+    const at = this.idle.indexOf(server);
+    if (at >= 0) this.idle.splice(at, 1);
+    if (server.phase === "ready") {
+      server.phase = "closed";
+      server.link.send(terminateBytes, 0, terminateBytes.length);
+      server.link.close();
+    } else server.close(reason);
+  }
+
+  /** Another node leads, or another term, or none: no byte goes to the old one any more. */
+  setEndpoint(endpoint: Endpoint | undefined): void {
+    if (sameEndpoint(endpoint, this.endpoint)) return;
+    this.endpoint = endpoint;
+    this.#retryAtMs = 0;
+    for (const server of [...this.servers]) {
+      if (sameEndpoint(this.#endpoints.get(server), endpoint)) continue;
+      if (this.idle.includes(server)) this.#endServer(server, "another node leads now");
+      else server.close("another node leads now");
+    }
+    this.openMore();
+  }
+
+  /** Closes all idle connections, and makes the others end with their transaction (RECONNECT). */
+  reconnect(): void {
+    for (const server of [...this.idle]) this.#endServer(server, "reconnect");
+    for (const server of this.servers) server.connectedAtMs = Number.NEGATIVE_INFINITY;
+    this.openMore();
+  }
+
+  resume(): void {
+    this.paused = false;
+    while (this.idle.length > 0) {
+      const next = this.#nextWaiter();
+      if (next === undefined) break;
+      this.#give(this.idle.pop() as Server, next);
+    }
+    this.openMore();
+  }
+
+  /** Called a few times a second: waits and idle times that are over. */
+  sweep(): void {
+    const now = this.host.nowMs();
+    for (;;) {
+      const oldest = this.#waiters[this.#waitersHead];
+      if (oldest === undefined) break;
+      if (oldest.waiting && now - oldest.waitingSinceMs < this.limits.waitMs) break;
+      const next = this.#nextWaiter();
+      if (next === undefined) break;
+      if (!next.waiting || next !== oldest) continue;
+      next.waiting = false;
+      next.refused(this.#waitedTooLong(), undefined);
+    }
+    for (const server of [...this.idle]) {
+      if (
+        now - server.usedAtMs > this.limits.serverIdleMs ||
+        now - server.connectedAtMs > this.limits.serverLifetimeMs
+      ) {
+        this.#endServer(server, "idle");
+      }
+    }
+    if (this.waitingCount > 0) this.openMore();
+  }
+
+  #waitedTooLong(): WireError {
+    const seconds = Math.round(this.limits.waitMs / 1000);
+    if (this.endpoint === undefined) {
+      return wireError(
+        "ERROR",
+        "57P03",
+        `no node leads the cluster: the request was held for ${seconds} s and not executed`,
+        {
+          hint: "Nothing has been executed; it is safe to try again.",
+        },
+      );
+    }
+    const why =
+      this.lastError === undefined
+        ? {}
+        : { detail: `The last attempt to connect: ${this.lastError.message}` };
+    return wireError(
+      "ERROR",
+      "57P03",
+      `no server connection was free for ${seconds} s; the request was not executed`,
+      {
+        ...why,
+        hint: "Nothing has been executed. Long transactions or pinned sessions hold the connections: see SHOW CLIENTS on the console.",
+      },
+    );
+  }
+
+  longestWaitMs(nowMs: number): number {
+    const oldest = this.#waiters[this.#waitersHead];
+    return oldest === undefined ? 0 : nowMs - oldest.waitingSinceMs;
+  }
+
+  /** Ends one idle connection to make room for another pool's. */
+  giveUpIdle(): boolean {
+    const server = this.idle[0];
+    if (server === undefined) return false;
+    this.#endServer(server, "room for another pool");
+    return true;
+  }
+
+  close(reason: string): void {
+    for (const server of [...this.servers]) this.#endServer(server, reason);
+  }
+}

@@ -1,0 +1,56 @@
+/**
+ * Looking at a server session's state, when a statement's text doesn't tell what it left behind (functions, DO,
+ * temporary objects, locks …). Everything is qualified: the client's search_path must not matter.
+ */
+import { pins } from "../text/plan.ts";
+import { serverNamePrefix } from "./statements.ts";
+
+export const probeSql = `SELECT 's'::pg_catalog.text, name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session'
+UNION ALL SELECT 'r', pg_catalog.current_setting('role'), SESSION_USER::pg_catalog.text
+UNION ALL (SELECT 't', '', '' FROM pg_catalog.pg_depend d WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() LIMIT 1)
+UNION ALL (SELECT 'a', '', '' FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() LIMIT 1)
+UNION ALL (SELECT 'l', '', '' FROM pg_catalog.pg_listening_channels() LIMIT 1)
+UNION ALL (SELECT 'p', '', '' FROM pg_catalog.pg_prepared_statement() p WHERE pg_catalog.left(p.name, ${serverNamePrefix.length}) OPERATOR(pg_catalog.<>) '${serverNamePrefix}' LIMIT 1)
+UNION ALL (SELECT 'h', '', '' FROM pg_catalog.pg_cursor() c WHERE c.is_holdable LIMIT 1)`;
+
+export type ProbeResult = {
+  readonly pins: number;
+  readonly settings: ReadonlyMap<string, string>;
+};
+
+export function readProbe(rows: readonly (readonly (string | null)[])[], user: string): ProbeResult {
+  let bits = 0;
+  const settings = new Map<string, string>();
+  for (const [kind, name, value] of rows) {
+    switch (kind) {
+      case "s":
+        settings.set((name ?? "").toLowerCase(), value ?? "");
+        break;
+      case "r":
+        if (name !== "none" || value !== user) bits |= pins.role;
+        break;
+      case "t":
+        bits |= pins.temp;
+        break;
+      case "a":
+        bits |= pins.advisoryLock;
+        break;
+      case "l":
+        bits |= pins.listen;
+        break;
+      case "p":
+        bits |= pins.prepared;
+        break;
+      case "h":
+        bits |= pins.holdCursor;
+        break;
+      default:
+        break;
+    }
+  }
+  return { pins: bits, settings };
+}
+
+/** Names that the lexer may trust: only a superuser can add functions to pg_catalog. */
+export const functionNamesSql =
+  "SELECT DISTINCT proname FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace";

@@ -1,0 +1,140 @@
+/**
+ * What a server connection still owes answers to, in order. Parallel arrays that only ever grow: nothing is
+ * allocated per message.
+ */
+import type { Plan } from "../text/plan.ts";
+import type { Statement } from "./statements.ts";
+
+/** Kinds of entries. "Hidden": the client didn't send it and doesn't see the answer. "Made": the server isn't asked, we answer. */
+export const owed = {
+  none: 0,
+  query: 1,
+  functionCall: 2,
+  parse: 3,
+  parseHidden: 4,
+  parseMade: 5,
+  bind: 6,
+  describe: 7,
+  execute: 8,
+  close: 9,
+  closeHidden: 10,
+  closeMade: 11,
+  sync: 12,
+  syncHidden: 13,
+  internal: 14,
+  copyEnd: 15,
+  /** A message that fails on the server, whose error is replaced by ours. */
+  failing: 16,
+} as const;
+
+export class Ring {
+  #kinds = new Uint8Array(16);
+  #statements: (Statement | undefined)[] = [];
+  #previous: (Statement | undefined)[] = [];
+  #names: (string | undefined)[] = [];
+  #plans: (Plan | undefined)[] = [];
+  #mask = 15;
+  #head = 0;
+  length = 0;
+
+  get head(): number {
+    return this.length === 0 ? owed.none : (this.#kinds[this.#head] as number);
+  }
+
+  /** `name`: the client's name of a statement that this entry changes, `previous` what it stood for. */
+  push(kind: number, plan?: Plan, statement?: Statement, name?: string, previous?: Statement): void {
+    if (this.length > this.#mask) this.#grow();
+    const at = (this.#head + this.length) & this.#mask;
+    this.#kinds[at] = kind;
+    this.#plans[at] = plan;
+    this.#statements[at] = statement;
+    this.#names[at] = name;
+    this.#previous[at] = previous;
+    this.length++;
+  }
+
+  kind(index: number): number {
+    return this.#kinds[(this.#head + index) & this.#mask] as number;
+  }
+  plan(index: number): Plan | undefined {
+    return this.#plans[(this.#head + index) & this.#mask];
+  }
+  statement(index: number): Statement | undefined {
+    return this.#statements[(this.#head + index) & this.#mask];
+  }
+  name(index: number): string | undefined {
+    return this.#names[(this.#head + index) & this.#mask];
+  }
+  previous(index: number): Statement | undefined {
+    return this.#previous[(this.#head + index) & this.#mask];
+  }
+
+  pop(): void {
+    this.#statements[this.#head] = undefined;
+    this.#previous[this.#head] = undefined;
+    this.#head = (this.#head + 1) & this.#mask;
+    this.length--;
+  }
+
+  /** The first entry of this kind, or -1. */
+  find(kind: number): number {
+    for (let index = 0; index < this.length; index++) if (this.kind(index) === kind) return index;
+    return -1;
+  }
+
+  count(kind: number): number {
+    let found = 0;
+    for (let index = 0; index < this.length; index++) if (this.kind(index) === kind) found++;
+    return found;
+  }
+
+  /** How many ReadyForQuery messages the client still expects. */
+  countReady(): number {
+    return this.count(owed.query) + this.count(owed.sync) + this.count(owed.functionCall);
+  }
+
+  /** Whether something owed might end (and so commit) a transaction. */
+  mayCommit(): boolean {
+    for (let index = 0; index < this.length; index++) {
+      const plan = this.plan(index);
+      if (plan?.effects?.some((effect) => effect.kind === "commit")) return true;
+    }
+    return false;
+  }
+
+  /** Removes the entry at `index`, which need not be the first: for Sync messages that a COPY swallows. */
+  remove(index: number): void {
+    for (let at = index; at < this.length - 1; at++) {
+      const to = (this.#head + at) & this.#mask;
+      const from = (this.#head + at + 1) & this.#mask;
+      this.#kinds[to] = this.#kinds[from] as number;
+      this.#plans[to] = this.#plans[from];
+      this.#statements[to] = this.#statements[from];
+      this.#names[to] = this.#names[from];
+      this.#previous[to] = this.#previous[from];
+    }
+    this.length--;
+  }
+
+  clear(): void {
+    this.length = 0;
+    this.#statements = [];
+    this.#previous = [];
+  }
+
+  #grow(): void {
+    const size = this.#mask + 1;
+    const turn = <T>(list: readonly T[]): T[] =>
+      Array.from({ length: size }, (_, index) => list[(this.#head + index) & this.#mask] as T);
+    const kinds = new Uint8Array(size * 2);
+    for (let index = 0; index < size; index++)
+      kinds[index] = this.#kinds[(this.#head + index) & this.#mask] as number;
+    this.#plans = turn(this.#plans);
+    this.#statements = turn(this.#statements);
+    this.#names = turn(this.#names);
+    this.#previous = turn(this.#previous);
+    this.#kinds = kinds;
+    this.#head = 0;
+    this.#mask = size * 2 - 1;
+  }
+}

@@ -1,0 +1,590 @@
+/**
+ * One connection to a server: what it owes answers to, what state its session is in, and the way of its answers to
+ * the client that holds it. Rows pass as ranges of the shared read buffer; only the few messages that tell something
+ * about the session's state are looked at.
+ */
+import type { Reported, Settings } from "../session/settings.ts";
+import { noSettings, nothingReported } from "../session/settings.ts";
+import type { Effect, Plan } from "../text/plan.ts";
+import { type Link, type LinkOwner, queueHighBytes } from "../transport/transport.ts";
+import { closeCompleteBytes, parameterStatus, parseCompleteBytes, query } from "../wire/build.ts";
+import { be, int32, maxMessageBytes, txIdle } from "../wire/codec.ts";
+import { readError, readErrorFields, type WireError } from "../wire/errors.ts";
+import { owed, Ring } from "./ring.ts";
+import type { ServerLogin } from "./server-login.ts";
+import type { Statement } from "./statements.ts";
+
+/** What a server needs of the client that holds it. */
+export interface Holder {
+  readonly link: Link;
+  /** What the client has been told of the server's parameters. */
+  reported: Reported;
+  /** A statement with an effect on the session has completed. */
+  completed(effect: Effect, rolledBack: boolean): void;
+  /** A Parse or Close that had been noted was not executed: `name` stands for `statement` again. */
+  undo(name: string, statement: Statement | undefined): void;
+  /** ReadyForQuery has come; true holds it back, the client will be told later. */
+  beforeReady(status: number): boolean;
+  /** ReadyForQuery has been forwarded (or held back). */
+  afterReady(): void;
+  /** The error of the entry of kind `failing`. */
+  failingError(): Buffer;
+  /** A stale plan; true if the request will be made again, the error is not for the client then. */
+  staleStatement(statement: Statement | undefined): boolean;
+  serverLost(reason: string, error: Buffer | undefined): void;
+  serverDrained(): void;
+}
+
+export type InternalResult = {
+  readonly error: WireError | undefined;
+  readonly rows: readonly (readonly (string | null)[])[];
+};
+
+export type ServerOwner = {
+  /** Logged in: `settings` and `reported` are set. */
+  serverReady(server: Server): void;
+  serverFailed(server: Server, error: WireError, raw: Buffer | undefined): void;
+  serverClosed(server: Server, reason: string): void;
+};
+
+type Internal = {
+  rows: (string | null)[][];
+  error: WireError | undefined;
+  done: (result: InternalResult) => void;
+};
+
+/** Messages that must be here as a whole before they are handled. */
+const whole = new Uint8Array(256);
+for (const type of [
+  be.commandComplete,
+  be.readyForQuery,
+  be.error,
+  be.parameterStatus,
+  be.parseComplete,
+  be.bindComplete,
+  be.closeComplete,
+  be.noData,
+  be.portalSuspended,
+  be.emptyQuery,
+  be.authentication,
+  be.backendKeyData,
+  be.negotiateVersion,
+]) {
+  whole[type] = 1;
+}
+/** A server that sends a longer control message than this is broken. */
+const longestControl = 16 * 1024 * 1024;
+
+export class Server implements LinkOwner {
+  link!: Link;
+  readonly id: number;
+  readonly owner: ServerOwner;
+  readonly ring = new Ring();
+  phase: "login" | "ready" | "closed" = "login";
+  login: ServerLogin | undefined;
+  holder: Holder | undefined;
+  reported: Reported = nothingReported;
+  settings: Settings = noSettings;
+  /** Shared statements that this connection has. */
+  readonly statements = new Set<Statement>();
+  unnamed: Statement | undefined;
+  status: number = txIdle;
+  /** An extended-protocol error has come: the server ignores everything until Sync. */
+  skipping = false;
+  copyIn = false;
+  cancelKey: Buffer | undefined;
+  /** Cancel requests on their way to this connection's process: it must not be given to another client meanwhile. */
+  cancels = 0;
+  /** ParseComplete messages that the client already had before its request was made again. */
+  hideParses = 0;
+  /** Answers that the client has seen since its request began, but for ParseComplete. */
+  answersSeen = 0;
+  parsesSeen = 0;
+  hideReady = false;
+  connectedAtMs = 0;
+  usedAtMs = 0;
+  lastHolder: Holder | undefined;
+  /** How often in a row the last holder had it: from the second time on, `lastval` is its own. */
+  holds = 0;
+  #errored = false;
+  #statementIndex = 0;
+  #passing = 0;
+  #passOn = false;
+  #carry: Buffer = emptyBuffer;
+  #carryLength = 0;
+  #paused = false;
+  #internals: Internal[] = [];
+  /** The server's last words, if it said any (57P01 …). */
+  #lastError: Buffer | undefined;
+
+  constructor(id: number, owner: ServerOwner, login: ServerLogin) {
+    this.id = id;
+    this.owner = owner;
+    this.login = login;
+  }
+
+  /** Nothing is owed, no transaction is open. */
+  get idle(): boolean {
+    return this.ring.length === 0 && this.status === txIdle && !this.copyIn && !this.skipping;
+  }
+
+  /** An error has come since the last ReadyForQuery. */
+  get errored(): boolean {
+    return this.#errored;
+  }
+
+  /** A query of our own; its answers go to `done`, never to the client. */
+  internal(sql: string, done: (result: InternalResult) => void): void {
+    this.#internals.push({ rows: [], error: undefined, done });
+    this.ring.push(owed.internal);
+    const bytes = query(sql);
+    this.link.send(bytes, 0, bytes.length);
+  }
+
+  /** Its plan is stale: it will be prepared anew when it's needed. */
+  dropStatement(statement: Statement): void {
+    this.statements.delete(statement);
+    this.#stale ??= new Set();
+    this.#stale.add(statement);
+  }
+  #stale: Set<Statement> | undefined;
+
+  /** True, once, for a statement whose old plan is still there under its name. */
+  takeStale(statement: Statement): boolean {
+    return this.#stale?.delete(statement) ?? false;
+  }
+
+  /** Answers of our own that are due now. */
+  sendMade(): void {
+    const { ring, holder } = this;
+    for (;;) {
+      const head = ring.head;
+      if (head === owed.parseMade) {
+        if (this.hideParses > 0) this.hideParses--;
+        else {
+          holder?.link.send(parseCompleteBytes, 0, 5);
+          this.parsesSeen++;
+        }
+      } else if (head === owed.closeMade) {
+        holder?.link.send(closeCompleteBytes, 0, 5);
+        this.answersSeen++;
+      } else if (head !== owed.copyEnd) return;
+      ring.pop();
+    }
+  }
+
+  data(bytes: Buffer, start: number, end: number): void {
+    let at = start;
+    if (this.#passing > 0) {
+      const part = Math.min(this.#passing, end - at);
+      if (this.#passOn) this.holder?.link.send(bytes, at, at + part);
+      this.#passing -= part;
+      at += part;
+    }
+    if (this.#carryLength > 0 && at < end) at = this.#finishCarry(bytes, at, end);
+    if (at < end) {
+      at = this.#scan(bytes, at, end);
+      if (at < end && this.phase !== "closed") this.#keep(bytes, at, end);
+    }
+    const holder = this.holder;
+    if (holder !== undefined && !this.#paused && holder.link.queued > queueHighBytes) {
+      this.#paused = true;
+      this.link.pause();
+    }
+  }
+
+  #keep(bytes: Buffer, start: number, end: number): void {
+    const length = this.#carryLength + end - start;
+    if (this.#carry.length < length) {
+      const larger = Buffer.allocUnsafeSlow(Math.max(64, length * 2));
+      larger.set(this.#carry.subarray(0, this.#carryLength));
+      this.#carry = larger;
+    }
+    this.#carry.set(bytes.subarray(start, end), this.#carryLength);
+    this.#carryLength = length;
+  }
+
+  /** Completes the message whose beginning has been kept; gives where its end is in `bytes`. */
+  #finishCarry(bytes: Buffer, start: number, end: number): number {
+    let at = start;
+    if (this.#carryLength < 5) {
+      const stop = Math.min(end, at + 5 - this.#carryLength);
+      this.#keep(bytes, at, stop);
+      at = stop;
+      if (this.#carryLength < 5) return end;
+    }
+    const total = int32(this.#carry, 1) + 1;
+    const needsAll =
+      whole[this.#carry[0] as number] === 1 || this.ring.head === owed.internal || this.phase === "login";
+    if (needsAll && total > this.#carryLength && total <= longestControl) {
+      const stop = Math.min(end, at + total - this.#carryLength);
+      this.#keep(bytes, at, stop);
+      at = stop;
+      if (this.#carryLength < total) return end;
+    }
+    const carry = this.#carry;
+    const length = this.#carryLength;
+    this.#carryLength = 0;
+    this.#scan(carry, 0, length);
+    if (this.#carry.length > 65_536) this.#carry = emptyBuffer;
+    if (this.#passing > 0 && at < end) {
+      const part = Math.min(this.#passing, end - at);
+      if (this.#passOn) this.holder?.link.send(bytes, at, at + part);
+      this.#passing -= part;
+      at += part;
+    }
+    return at;
+  }
+
+  #forward(bytes: Buffer, start: number, end: number): void {
+    if (end > start) this.holder?.link.send(bytes, start, end);
+  }
+
+  /** Handles all messages in [start, end); gives where the first incomplete one starts that must be complete. */
+  #scan(bytes: Buffer, start: number, end: number): number {
+    let at = start;
+    let run = start;
+    while (end - at >= 5) {
+      const type = bytes[at] as number;
+      const length = int32(bytes, at + 1);
+      if (length < 4 || length > maxMessageBytes) return this.#broken(`message of length ${length}`, end);
+      const next = at + length + 1;
+      const internal = this.ring.head === owed.internal;
+      if ((type === be.dataRow || type === be.copyData) && !internal) {
+        if (next <= end) {
+          at = next;
+          continue;
+        }
+        this.#forward(bytes, run, end);
+        this.answersSeen++;
+        this.#passing = next - end;
+        this.#passOn = true;
+        return end;
+      }
+      if (next > end && (internal || whole[type] === 1 || this.phase === "login")) {
+        if (length > longestControl) return this.#broken(`control message of length ${length}`, end);
+        break;
+      }
+      const upTo = Math.min(next, end);
+      if (this.phase === "login") this.#loginMessage(bytes, at, next);
+      else if (type === be.readyForQuery) {
+        this.#ready(bytes, run, at, next);
+        run = next;
+      } else {
+        const passOn = internal
+          ? this.#internalMessage(type, bytes, at, next)
+          : this.#message(type, bytes, at, next, run);
+        if (!passOn) {
+          this.#forward(bytes, run, at);
+          run = upTo;
+        }
+        const head = this.ring.head;
+        if (head === owed.parseMade || head === owed.closeMade || head === owed.copyEnd) {
+          this.#forward(bytes, run, upTo);
+          run = upTo;
+          this.sendMade();
+        }
+        if (next > end) {
+          this.#forward(bytes, run, end);
+          this.#passing = next - end;
+          this.#passOn = passOn;
+          return end;
+        }
+      }
+      if (this.phase === "closed") return end;
+      at = next;
+    }
+    this.#forward(bytes, run, at);
+    return at;
+  }
+
+  #broken(reason: string, end: number): number {
+    this.close(`the server broke the protocol: ${reason}`);
+    return end;
+  }
+
+  #loginMessage(bytes: Buffer, start: number, end: number): void {
+    const login = this.login as ServerLogin;
+    const step = login.message(bytes, start, end);
+    switch (step.kind) {
+      case "wait":
+        return;
+      case "send":
+        this.link.send(step.bytes, 0, step.bytes.length);
+        return;
+      case "ready":
+        this.reported = login.reported;
+        this.cancelKey = login.cancelKey;
+        this.login = undefined;
+        this.phase = "ready";
+        this.owner.serverReady(this);
+        return;
+      case "failed":
+        this.phase = "closed";
+        this.link.close();
+        this.owner.serverFailed(this, step.error, step.raw);
+        return;
+    }
+  }
+
+  /** True: the client gets it. */
+  #message(type: number, bytes: Buffer, start: number, end: number, _run: number): boolean {
+    const { ring } = this;
+    const head = ring.head;
+    switch (type) {
+      case be.parseComplete:
+        if (head === owed.parseHidden) {
+          ring.pop();
+          return false;
+        }
+        if (head === owed.parse) {
+          ring.pop();
+          if (this.hideParses > 0) {
+            this.hideParses--;
+            return false;
+          }
+          this.parsesSeen++;
+        }
+        return true;
+      case be.bindComplete:
+        if (head === owed.bind) ring.pop();
+        this.answersSeen++;
+        return true;
+      case be.closeComplete:
+        if (head === owed.closeHidden) {
+          ring.pop();
+          return false;
+        }
+        if (head === owed.close) ring.pop();
+        this.answersSeen++;
+        return true;
+      case be.rowDescription:
+      case be.noData:
+        if (head === owed.describe) ring.pop();
+        this.answersSeen++;
+        return true;
+      case be.commandComplete:
+        this.#complete(bytes, start, end, ring.plan(0), head);
+        this.answersSeen++;
+        return true;
+      case be.emptyQuery:
+      case be.portalSuspended:
+        if (head === owed.execute) ring.pop();
+        this.answersSeen++;
+        return true;
+      case be.copyIn:
+        this.#copyInBegins();
+        return true;
+      case be.error:
+        return this.#error(bytes, start, end);
+      case be.parameterStatus: {
+        const stop = bytes.indexOf(0, start + 5);
+        this.reported = this.reported.with(
+          bytes.utf8Slice(start + 5, stop),
+          bytes.utf8Slice(stop + 1, end - 1),
+        );
+        return false; // the client is told just before ReadyForQuery
+      }
+      default:
+        return true;
+    }
+  }
+
+  #complete(bytes: Buffer, start: number, end: number, plan: Plan | undefined, head: number): void {
+    if (plan?.effects) {
+      const effect = plan.effects[head === owed.query ? this.#statementIndex++ : 0];
+      if (effect !== undefined && effect.kind !== "none") {
+        this.holder?.completed(effect, bytes.latin1Slice(start + 5, end - 1) === "ROLLBACK");
+      }
+    }
+    if (head === owed.execute) this.ring.pop();
+    if (this.copyIn) this.copyIn = false;
+  }
+
+  /** The server ignores Sync while it copies in, so those that were sent meanwhile get no answer. */
+  #copyInBegins(): void {
+    const { ring } = this;
+    for (let index = 1; index < ring.length; ) {
+      const kind = ring.kind(index);
+      if (kind === owed.copyEnd) return; // the client had sent all of it already
+      if (kind === owed.sync) ring.remove(index);
+      else index++;
+    }
+    this.copyIn = true;
+  }
+
+  #error(bytes: Buffer, start: number, end: number): boolean {
+    const { ring, holder } = this;
+    const head = ring.head;
+    this.#errored = true;
+    this.copyIn = false;
+    if (head === owed.none) {
+      this.#lastError = Buffer.from(bytes.subarray(start, end));
+      return true;
+    }
+    if (head === owed.query || head === owed.functionCall) {
+      const severity = bytes[start + 6];
+      if (severity === 0x46 || severity === 0x50) this.#lastError = Buffer.from(bytes.subarray(start, end));
+      return true;
+    }
+    let passOn = true;
+    if (head === owed.failing && holder !== undefined) {
+      const ours = holder.failingError();
+      holder.link.send(ours, 0, ours.length);
+      passOn = false;
+    } else if (head !== owed.sync) {
+      const fields = readErrorFields(bytes, start, end);
+      if (fields.get("V") === "FATAL") this.#lastError = Buffer.from(bytes.subarray(start, end));
+      if (fields.get("C") === "0A000" && fields.get("R") === "RevalidateCachedQuery") {
+        const statement = ring.statement(0);
+        if (statement !== undefined) this.statements.delete(statement);
+        const again = holder?.staleStatement(statement) ?? false;
+        if (again) passOn = false;
+      }
+    }
+    this.#skipToSync();
+    if (passOn) this.answersSeen++;
+    return passOn;
+  }
+
+  /** After an error in the extended protocol everything up to Sync has been ignored: as if it had never been noted. */
+  #skipToSync(): void {
+    const { ring, holder } = this;
+    const sync = ring.find(owed.sync);
+    const skipped = sync < 0 ? ring.length : sync;
+    for (let index = skipped - 1; index >= 0; index--) {
+      const kind = ring.kind(index);
+      const statement = ring.statement(index);
+      if (kind === owed.parse || kind === owed.parseHidden) {
+        if (statement !== undefined) {
+          this.statements.delete(statement);
+          if (this.unnamed === statement) this.unnamed = undefined;
+        }
+      }
+      const name = ring.name(index);
+      if (name !== undefined) {
+        // A Parse that failed has dropped the unnamed statement all the same.
+        const previous = index === 0 && name === "" ? undefined : ring.previous(index);
+        holder?.undo(name, previous);
+      }
+    }
+    for (let index = 0; index < skipped; index++) ring.pop();
+    if (sync < 0) this.skipping = true;
+    this.hideParses = 0;
+  }
+
+  #ready(bytes: Buffer, run: number, start: number, end: number): void {
+    const { ring, holder } = this;
+    const head = ring.head;
+    const status = bytes[start + 5] as number;
+    this.#statementIndex = 0;
+    if (head === owed.internal) {
+      this.#forward(bytes, run, start);
+      ring.pop();
+      this.status = status;
+      const internal = this.#internals.shift() as Internal;
+      internal.done({ error: internal.error, rows: internal.rows });
+      return;
+    }
+    if (head !== owed.query && head !== owed.sync && head !== owed.functionCall && head !== owed.syncHidden) {
+      this.#broken("ready without having been asked", end);
+      return;
+    }
+    ring.pop();
+    this.status = status;
+    this.copyIn = false;
+    let hold = head === owed.syncHidden || this.hideReady;
+    this.hideReady = false;
+    if (holder?.beforeReady(status)) hold = true;
+    this.#errored = false;
+    if (holder === undefined) return;
+    if (hold) this.#forward(bytes, run, start);
+    else if (holder.reported === this.reported) this.#forward(bytes, run, end);
+    else {
+      this.#forward(bytes, run, start);
+      this.report(holder);
+      this.#forward(bytes, start, end);
+    }
+    if (ring.length === 0) {
+      this.answersSeen = 0;
+      this.parsesSeen = 0;
+    }
+    holder.afterReady();
+  }
+
+  /** Tells the client what differs from what it knows. */
+  report(holder: Holder): void {
+    for (const [name, value] of this.reported.values) {
+      if (holder.reported.values.get(name) !== value) {
+        const bytes = parameterStatus(name, value);
+        holder.link.send(bytes, 0, bytes.length);
+      }
+    }
+    holder.reported = this.reported;
+  }
+
+  #internalMessage(type: number, bytes: Buffer, start: number, end: number): boolean {
+    const internal = this.#internals[0] as Internal;
+    if (type === be.dataRow) internal.rows.push(readRow(bytes, start));
+    else if (type === be.error) internal.error = readError(bytes, start, end);
+    else if (type === be.parameterStatus) this.#message(type, bytes, start, end, start);
+    else if (type === be.notification) return true;
+    return false;
+  }
+
+  resumeReading(): void {
+    if (!this.#paused) return;
+    this.#paused = false;
+    this.link.resume();
+  }
+
+  drained(): void {
+    this.holder?.serverDrained();
+  }
+
+  closed(reason: string): void {
+    if (this.phase === "closed") return;
+    this.close(reason);
+  }
+
+  close(reason: string): void {
+    if (this.phase === "closed") return;
+    const inLogin = this.phase === "login";
+    this.phase = "closed";
+    this.link.destroy();
+    const holder = this.holder;
+    this.holder = undefined;
+    const internals = this.#internals;
+    this.#internals = [];
+    if (inLogin) {
+      const error: WireError = {
+        severity: "FATAL",
+        code: "08006",
+        message: `could not connect to the server: ${reason}`,
+      };
+      this.owner.serverFailed(this, error, undefined);
+    } else this.owner.serverClosed(this, reason);
+    for (const each of internals) {
+      each.done({ error: { severity: "FATAL", code: "08006", message: reason }, rows: [] });
+    }
+    holder?.serverLost(reason, this.#lastError);
+  }
+}
+
+const emptyBuffer: Buffer = Buffer.alloc(0);
+
+function readRow(bytes: Buffer, start: number): (string | null)[] {
+  const count = ((bytes[start + 5] as number) << 8) | (bytes[start + 6] as number);
+  const values: (string | null)[] = [];
+  let at = start + 7;
+  for (let column = 0; column < count; column++) {
+    const length = int32(bytes, at);
+    at += 4;
+    if (length < 0) values.push(null);
+    else {
+      values.push(bytes.utf8Slice(at, at + length));
+      at += length;
+    }
+  }
+  return values;
+}

@@ -1,0 +1,62 @@
+/**
+ * Prepared statements shared by the clients of a pool: one name on the servers per (text, parameter types, settings
+ * that matter for parsing). A client's own names map to these.
+ */
+import type { Plan } from "../text/plan.ts";
+
+export class Statement {
+  /** What follows the name in Parse: text, zero, parameter types. */
+  readonly body: Buffer;
+  readonly serverName: Buffer;
+  readonly plan: Plan;
+  /** How often it was parsed; a text that comes only once isn't worth a name. */
+  seen = 0;
+
+  constructor(id: number, body: Buffer, plan: Plan) {
+    this.body = body;
+    this.serverName = Buffer.from(`${serverNamePrefix}${id}`);
+    this.plan = plan;
+  }
+}
+
+/** Clients can't reach statements of these names by chance: they are the pool's. */
+export const serverNamePrefix = "__quorate_";
+
+const mostStatements = 20_000;
+
+export class Statements {
+  #known = new Map<string, Statement>();
+  #older = new Map<string, Statement>();
+  #nextId = 1;
+
+  /** `[start, end)`: what follows the name in a Parse message. */
+  intern(
+    bytes: Buffer,
+    start: number,
+    end: number,
+    parseKey: string,
+    plan: (body: Buffer) => Plan,
+  ): Statement {
+    const key =
+      parseKey === "" ? bytes.latin1Slice(start, end) : `${bytes.latin1Slice(start, end)}\0${parseKey}`;
+    let statement = this.#known.get(key);
+    if (statement === undefined) {
+      statement = this.#older.get(key);
+      if (statement === undefined) {
+        const body = Buffer.from(bytes.subarray(start, end));
+        statement = new Statement(this.#nextId++, body, plan(body));
+      }
+      if (this.#known.size >= mostStatements / 2) {
+        this.#older = this.#known;
+        this.#known = new Map();
+      }
+      this.#known.set(key, statement);
+    }
+    statement.seen++;
+    return statement;
+  }
+
+  get size(): number {
+    return this.#known.size + this.#older.size;
+  }
+}

@@ -1,0 +1,48 @@
+/** Who leads, in which term; the gateway sends nothing to anyone else. */
+import type { Endpoint } from "../pool/pool.ts";
+
+export type FollowerEndpoint = Endpoint & {
+  readonly zone: string;
+  /** What it has applied. */
+  readonly appliedLsn: bigint;
+};
+
+export type View = {
+  readonly leader: Endpoint | undefined;
+  readonly followers: readonly FollowerEndpoint[];
+};
+
+export interface LeaderSource {
+  readonly view: View;
+  /** Called at each change; gives the way to stop it. */
+  subscribe(changed: (view: View) => void): () => void;
+  close(): void;
+}
+
+/** A view that somebody sets: one fixed server, tests, or a worker that is told by the main thread. */
+export class SettableLeaderSource implements LeaderSource {
+  view: View;
+  readonly #listeners = new Set<(view: View) => void>();
+
+  constructor(view: View) {
+    this.view = view;
+  }
+
+  set(view: View): void {
+    this.view = view;
+    for (const each of this.#listeners) each(view);
+  }
+
+  subscribe(changed: (view: View) => void): () => void {
+    this.#listeners.add(changed);
+    return () => this.#listeners.delete(changed);
+  }
+
+  close(): void {
+    this.#listeners.clear();
+  }
+}
+
+export function fixedServer(host: string, port: number): SettableLeaderSource {
+  return new SettableLeaderSource({ leader: { node: "server", term: 0, host, port }, followers: [] });
+}

@@ -1,0 +1,119 @@
+/**
+ * Session settings as immutable, interned values: "does this server connection have this client's settings?" is a
+ * comparison of pointers. `Settings` holds what was set explicitly, on top of the server's own defaults.
+ */
+
+export class Settings {
+  readonly values: ReadonlyMap<string, string>;
+  readonly key: string;
+  /** The part that can change what a statement's text means: part of the key of a shared prepared statement. */
+  readonly parseKey: string;
+
+  constructor(values: ReadonlyMap<string, string>, key: string) {
+    this.values = values;
+    this.key = key;
+    this.parseKey = keyOf(values, (name) => !noMatterForParsing.test(name) && !name.includes("."));
+  }
+
+  same(other: Settings): boolean {
+    return this === other || this.key === other.key;
+  }
+}
+
+const noMatterForParsing =
+  /^(application_name|.*_timeout|(maintenance_)?work_mem|client_min_messages|extra_float_digits|bytea_output|log_.*|client_encoding|default_transaction_.*|synchronous_commit)$/;
+
+function keyOf(values: ReadonlyMap<string, string>, wanted: (name: string) => boolean): string {
+  const names = [...values.keys()].filter(wanted).sort();
+  return names.length === 0 ? "" : JSON.stringify(names.map((name) => [name, values.get(name)]));
+}
+
+const mostInterned = 10_000;
+let interned = new Map<string, Settings>();
+
+export function settingsOf(values: ReadonlyMap<string, string>): Settings {
+  const key = keyOf(values, () => true);
+  const known = interned.get(key);
+  if (known !== undefined) return known;
+  if (interned.size >= mostInterned) interned = new Map(); // old ones stay comparable by key
+  const made = new Settings(new Map(values), key);
+  interned.set(key, made);
+  return made;
+}
+
+export const noSettings: Settings = settingsOf(new Map());
+
+/** One change: null is "back to the default". */
+export type Change = { readonly name: string; readonly value: string | null } | "reset-all";
+
+/** `defaults`: what "back to the default" means in this session (its startup parameters). */
+export function changeSettings(from: Settings, changes: readonly Change[], defaults: Settings): Settings {
+  if (changes.length === 0) return from;
+  let values = new Map(from.values);
+  for (const change of changes) {
+    if (change === "reset-all") {
+      values = new Map(defaults.values);
+      continue;
+    }
+    const value = change.value ?? defaults.values.get(change.name);
+    if (value === undefined) values.delete(change.name);
+    else values.set(change.name, value);
+  }
+  return settingsOf(values);
+}
+
+function literal(text: string): string {
+  const quoted = `'${text.replaceAll("'", "''")}'`;
+  return text.includes("\\") ? ` E${quoted.replaceAll("\\", "\\\\")}` : quoted;
+}
+
+/** SQL that turns a session with `from` into one with `to`, or "" if nothing differs. One row, to be discarded. */
+export function settingsChangeSql(from: Settings, to: Settings): string {
+  const resets: string[] = [];
+  const sets: string[] = [];
+  for (const name of from.values.keys()) {
+    if (!to.values.has(name)) resets.push(`RESET ${name.split(".").map(quoteName).join(".")}`);
+  }
+  for (const [name, value] of to.values) {
+    if (from.values.get(name) !== value)
+      sets.push(`pg_catalog.set_config(${literal(name)},${literal(value)},false)`);
+  }
+  if (sets.length > 0) resets.push(`SELECT ${sets.join(",")}`);
+  return resets.join(";");
+}
+
+function quoteName(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`;
+}
+
+/** What the server has reported of itself (ParameterStatus), interned as well. */
+export class Reported {
+  readonly values: ReadonlyMap<string, string>;
+  readonly #lower = new Map<string, string>();
+
+  constructor(values: ReadonlyMap<string, string>) {
+    this.values = values;
+    for (const [name, value] of values) this.#lower.set(name.toLowerCase(), value);
+  }
+
+  /** By its name in lower case. */
+  get(name: string): string | undefined {
+    return this.#lower.get(name);
+  }
+
+  with(name: string, value: string): Reported {
+    if (this.values.get(name) === value) return this;
+    const values = new Map(this.values);
+    values.set(name, value);
+    const key = [...values].map(([each, text]) => `${each}\0${text}`).join("\0");
+    const known = reports.get(key);
+    if (known !== undefined) return known;
+    if (reports.size >= mostInterned) reports = new Map();
+    const made = new Reported(values);
+    reports.set(key, made);
+    return made;
+  }
+}
+
+let reports = new Map<string, Reported>();
+export const nothingReported = new Reported(new Map());

@@ -1,0 +1,409 @@
+/**
+ * One worker: its listeners, clients, pools and statistics. Everything in it runs on one thread; several workers share
+ * a port by reusePort and divide the budget of server connections.
+ */
+import { randomBytes } from "node:crypto";
+import type { Server as NetServer } from "node:net";
+import type { Logger } from "@quorate/common";
+import { AdminSession } from "./admin/console.ts";
+import { Histogram } from "./admin/histogram.ts";
+import type { Config } from "./config.ts";
+import { type Endpoint, Pool, type PoolHost } from "./pool/pool.ts";
+import type { Server } from "./pool/server.ts";
+import { Statements } from "./pool/statements.ts";
+import type { LeaderSource } from "./route/leader-source.ts";
+import { Client, type ClientHost } from "./session/client.ts";
+import { Directory } from "./session/directory.ts";
+import { Login, type LoginHost, newMockSecret, type StartupRequest, type Tls } from "./session/login.ts";
+import type { ScramKeys } from "./session/scram.ts";
+import { settingsOf } from "./session/settings.ts";
+import { Tunnel } from "./session/tunnel.ts";
+import type { Plans } from "./text/plans.ts";
+import type { NetLink, NetTransport } from "./transport/net-transport.ts";
+import type { LinkOwner } from "./transport/transport.ts";
+import { backendKeyData, cancelRequest, parameterStatus, readyForQuery } from "./wire/build.ts";
+import { int32, txIdle } from "./wire/codec.ts";
+import { errorBytes, type WireError, wireError } from "./wire/errors.ts";
+
+export type WorkerOptions = {
+  readonly config: Config;
+  readonly workerId: number;
+  readonly transport: NetTransport;
+  readonly plans: Plans;
+  readonly leaders: LeaderSource;
+  readonly log: Logger;
+  readonly tls: () => Tls | undefined;
+  /** Password of the gateway's own account, if the server asks for one. */
+  readonly ownPassword: string | undefined;
+  /** A cancel request for a client of another worker. */
+  readonly forwardCancel: (key: Uint8Array) => void;
+  /** RELOAD and SHUTDOWN on the console. */
+  readonly reload: () => void;
+  readonly shutdown: () => void;
+};
+
+/** Client ids are in the low bits of the process id that clients see, the worker's above. */
+const clientBits = 20;
+
+export class Worker implements LoginHost, ClientHost, PoolHost {
+  config: Config;
+  readonly options: WorkerOptions;
+  readonly plans: Plans;
+  readonly statements = new Statements();
+  readonly pools = new Map<string, Pool>();
+  readonly clients = new Map<number, Client>();
+  readonly tunnels = new Set<Tunnel>();
+  readonly log_: Logger;
+  readonly directory: Directory;
+  readonly mockSecret = newMockSecret();
+  readonly latency = new Histogram();
+  readonly startedAtMs: number;
+  connections = 0;
+  loginsFailed = 0;
+  draining = false;
+  readonly #secrets = new Map<number, Buffer>();
+  readonly #logins = new Set<Login>();
+  readonly #listeners: NetServer[] = [];
+  #nextClient = 1;
+  #nextServer = 1;
+  #sweeper: NodeJS.Timeout | undefined;
+  readonly #unsubscribe: () => void;
+
+  constructor(options: WorkerOptions) {
+    this.options = options;
+    this.config = options.config;
+    this.plans = options.plans;
+    this.log_ = options.log;
+    this.startedAtMs = this.nowMs();
+    this.directory = new Directory(
+      () => this.#ownPool(),
+      () => this.nowMs(),
+      this.config.authentication.keepMs,
+    );
+    this.#unsubscribe = options.leaders.subscribe((view) => {
+      options.transport.turn(() => {
+        for (const pool of this.pools.values()) pool.setEndpoint(view.leader);
+        for (const tunnel of [...this.tunnels]) tunnel.endpointChanged(view.leader);
+      });
+    });
+  }
+
+  async listen(host: string, port: number): Promise<number> {
+    const several = this.config.workers > 1;
+    const server = await this.options.transport.listen(
+      { host, port, backlog: 4096, ...(several ? { reusePort: true } : {}) },
+      (link) => {
+        const login = new Login(this, link, this.nowMs());
+        this.#logins.add(login);
+        return login;
+      },
+    );
+    this.#listeners.push(server);
+    this.#sweeper ??= setInterval(() => this.options.transport.turn(() => this.#sweep()), 250).unref();
+    const address = server.address();
+    return typeof address === "object" && address !== null ? address.port : port;
+  }
+
+  nowMs(): number {
+    return performance.now();
+  }
+
+  // --- for logins
+
+  tls(): Tls | undefined {
+    return this.options.tls();
+  }
+
+  get authentication(): "scram" | "trust" {
+    return this.config.authentication.method;
+  }
+
+  get tlsRequired(): boolean {
+    return this.config.tls?.required ?? false;
+  }
+
+  findUser(user: string, done: Parameters<Directory["find"]>[1]): void {
+    this.directory.find(user, done);
+  }
+
+  admit(request: { user: string; database: string }): WireError | undefined {
+    if (this.draining) return wireError("FATAL", "57P03", "the gateway is shutting down");
+    if (this.clients.size >= this.config.limits.clients && request.database !== this.config.admin.database) {
+      return wireError("FATAL", "53300", `the gateway already has ${this.config.limits.clients} clients`, {
+        hint: "Raise limits.clients, or connect to another gateway.",
+      });
+    }
+    return undefined;
+  }
+
+  loginFailed(reason: string, peer: string): void {
+    this.loginsFailed++;
+    this.log_.info({ peer, reason }, "a login failed");
+  }
+
+  loggedIn(link: NetLink, request: StartupRequest): LinkOwner {
+    this.connections++;
+    if (request.database === this.config.admin.database) return new AdminSession(this, link, request);
+    if (request.replication !== undefined) {
+      const tunnel = new Tunnel(this, link, request);
+      this.tunnels.add(tunnel);
+      return tunnel;
+    }
+    const pool = this.pool(request.database, request.user, request.keys);
+    const id = this.#newClientId();
+    const client = new Client(this, link, pool, id, settingsOf(request.settings));
+    client.connectedAtMs = this.nowMs();
+    this.clients.set(id, client);
+    pool.clients++;
+    client.blocked = true;
+    client.greet((error, raw) => {
+      if (error !== undefined) {
+        const bytes = raw ?? errorBytes({ ...error, severity: "FATAL" });
+        link.send(bytes, 0, bytes.length);
+        link.close();
+        return;
+      }
+      this.#welcome(client, link, request);
+      client.blocked = false;
+    });
+    return client;
+  }
+
+  #welcome(client: Client, link: NetLink, request: StartupRequest): void {
+    for (const [name, value] of client.reported.values) {
+      const bytes = parameterStatus(name, value);
+      link.send(bytes, 0, bytes.length);
+    }
+    const key = this.newCancelKey(client.id, request.minorVersion);
+    link.send(key, 0, key.length);
+    const ready = readyForQuery(txIdle);
+    link.send(ready, 0, ready.length);
+  }
+
+  /** BackendKeyData for a client: a process id that names worker and client, and a secret. */
+  newCancelKey(id: number, minorVersion: number): Buffer {
+    const secret = randomBytes(minorVersion >= 2 ? 32 : 4);
+    this.#secrets.set(id, secret);
+    return backendKeyData(this.processId(id), secret);
+  }
+
+  forgetCancelKey(id: number): void {
+    this.#secrets.delete(id);
+  }
+
+  processId(clientId: number): number {
+    return (((this.options.workerId + 1) << clientBits) | clientId) & 0x7fff_ffff;
+  }
+
+  newTunnelId(): number {
+    return this.#newClientId();
+  }
+
+  #newClientId(): number {
+    do {
+      this.#nextClient = (this.#nextClient + 1) & ((1 << clientBits) - 1);
+    } while (this.clients.has(this.#nextClient) || this.#nextClient === 0);
+    return this.#nextClient;
+  }
+
+  cancel(key: Uint8Array): void {
+    const processId = int32(key, 0);
+    if (processId >> clientBits !== this.options.workerId + 1) {
+      this.options.forwardCancel(key);
+      return;
+    }
+    const id = processId & ((1 << clientBits) - 1);
+    const secret = this.#secrets.get(id);
+    if (secret === undefined || !secret.equals(key.subarray(4))) return;
+    for (const tunnel of this.tunnels) if (tunnel.id === id) tunnel.cancel();
+    const client = this.clients.get(id);
+    const server = client?.server;
+    if (client === undefined) return;
+    if (server === undefined) {
+      if (client.waiting && client.blocked) this.#cancelWaiting(client);
+      return;
+    }
+    if (server.ring.length === 0 || server.cancelKey === undefined) return;
+    const { endpoint } = client.pool;
+    if (endpoint === undefined) return;
+    server.cancels++;
+    this.sendCancel(endpoint, server.cancelKey, () => client.cancelDone(server));
+  }
+
+  #cancelWaiting(client: Client): void {
+    client.pool.forget(client);
+    client.refused(wireError("ERROR", "57014", "canceling statement due to user request"), undefined);
+  }
+
+  sendCancel(endpoint: Endpoint, key: Buffer, done: () => void): void {
+    const bytes = cancelRequest(key);
+    const link = this.options.transport.connect(
+      { host: endpoint.host, port: endpoint.port, timeoutMs: this.config.pool.connectTimeoutMs },
+      {
+        connected: () => link.send(bytes, 0, bytes.length),
+        data() {},
+        drained() {},
+        closed: done,
+      },
+    );
+  }
+
+  // --- for clients
+
+  clientGone(client: Client): void {
+    if (!this.clients.delete(client.id)) return;
+    this.#secrets.delete(client.id);
+    client.pool.clients--;
+  }
+
+  requestDone(client: Client, startedAtMs: number): void {
+    const now = this.nowMs();
+    this.latency.add(now - startedAtMs);
+    client.requestSinceMs = now;
+  }
+
+  // --- for pools
+
+  reconfigure(config: Config): void {
+    this.config = config;
+    for (const pool of this.pools.values()) {
+      pool.limits = config.pool;
+      pool.openMore();
+    }
+    this.directory.forget();
+  }
+
+  pool(database: string, user: string, keys: ScramKeys | undefined): Pool {
+    const name = `${database}\0${user}`;
+    let pool = this.pools.get(name);
+    if (pool === undefined) {
+      pool = new Pool(this, database, user, keys, this.config.pool);
+      this.pools.set(name, pool);
+      pool.setEndpoint(this.options.leaders.view.leader);
+    } else if (keys !== undefined) pool.keys = keys;
+    return pool;
+  }
+
+  #ownPool(): Pool {
+    const { user, database } = this.config.authentication;
+    const pool = this.pool(database, user, undefined);
+    if (this.options.ownPassword !== undefined) pool.keys ??= { password: this.options.ownPassword };
+    return pool;
+  }
+
+  connect(endpoint: Endpoint, server: Server, connected: () => void): ReturnType<PoolHost["connect"]> {
+    return this.options.transport.connect(
+      { host: endpoint.host, port: endpoint.port, timeoutMs: this.config.pool.connectTimeoutMs },
+      {
+        connected,
+        data: (bytes, start, end) => server.data(bytes, start, end),
+        drained: () => server.drained(),
+        closed: (reason) => server.closed(reason),
+      },
+    );
+  }
+
+  mayConnect(wanting: Pool): boolean {
+    let total = this.tunnels.size;
+    for (const pool of this.pools.values()) total += pool.servers.size;
+    if (total < this.config.pool.total) return true;
+    for (const pool of this.pools.values()) {
+      if (pool !== wanting && pool.waitingCount === 0 && pool.giveUpIdle()) return true;
+    }
+    return false;
+  }
+
+  nextServerId(): number {
+    return this.#nextServer++;
+  }
+
+  later(delayMs: number, action: () => void): void {
+    setTimeout(() => this.options.transport.turn(action), delayMs).unref();
+  }
+
+  log(level: "info" | "warn", text: string, fields: Record<string, unknown>): void {
+    this.log_[level](fields, text);
+  }
+
+  // --- upkeep
+
+  #sweep(): void {
+    const now = this.nowMs();
+    const { limits } = this.config;
+    for (const pool of this.pools.values()) pool.sweep();
+    for (const login of this.#logins) {
+      if (!login.over && now - login.startedAtMs > limits.loginTimeoutMs) login.timeOut();
+      if (login.over) this.#logins.delete(login);
+    }
+    if (limits.clientIdleMs === 0 && limits.idleInTransactionMs === 0 && !this.draining && !this.#anyGone())
+      return;
+    for (const client of this.clients.values()) this.#sweepClient(client, now);
+  }
+
+  #gone = 0;
+  #anyGone(): boolean {
+    // Clients that left in the middle of a request are few; they are looked for now and then.
+    this.#gone = (this.#gone + 1) % 8;
+    return this.#gone === 0;
+  }
+
+  #sweepClient(client: Client, now: number): void {
+    const { limits } = this.config;
+    const { server } = client;
+    if (client.gone) {
+      if (server !== undefined && now - client.requestSinceMs > limits.abandonedMs)
+        server.close("abandoned by its client");
+      return;
+    }
+    const quietMs = now - Math.max(client.requestSinceMs, client.connectedAtMs);
+    if (server === undefined) {
+      if (this.draining && !client.blocked)
+        client.fatal(wireError("FATAL", "57P01", "the gateway is shutting down"));
+      else if (limits.clientIdleMs > 0 && quietMs > limits.clientIdleMs && !client.blocked) {
+        client.fatal(
+          wireError("FATAL", "57P05", "terminating connection due to idle timeout of the gateway"),
+        );
+      }
+      return;
+    }
+    if (
+      limits.idleInTransactionMs > 0 &&
+      server.ring.length === 0 &&
+      server.status !== txIdle &&
+      quietMs > limits.idleInTransactionMs
+    ) {
+      client.fatal(
+        wireError(
+          "FATAL",
+          "25P03",
+          "terminating connection due to idle-in-transaction timeout of the gateway",
+        ),
+      );
+    }
+  }
+
+  /** No new clients; those that are here may finish their transactions. */
+  async drain(): Promise<void> {
+    this.draining = true;
+    for (const listener of this.#listeners) listener.close();
+    const stopAtMs = this.nowMs() + this.config.drainMs;
+    while (this.clients.size > 0 && this.nowMs() < stopAtMs) {
+      this.options.transport.turn(() => this.#sweep());
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    this.close();
+  }
+
+  close(): void {
+    this.#unsubscribe();
+    clearInterval(this.#sweeper);
+    for (const listener of this.#listeners) listener.close();
+    this.options.transport.turn(() => {
+      for (const client of [...this.clients.values()]) {
+        client.fatal(wireError("FATAL", "57P01", "the gateway is shutting down"));
+      }
+      for (const tunnel of [...this.tunnels]) tunnel.end("the gateway is shutting down");
+      for (const pool of this.pools.values()) pool.close("the gateway is shutting down");
+    });
+  }
+}
