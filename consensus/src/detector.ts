@@ -119,6 +119,7 @@ export type RowName =
   | "node_fenced"
   | "node_wrong_leader"
   | "node_not_streaming"
+  | "node_not_member"
   | "node_well";
 
 interface LeaderRow extends Row {
@@ -233,10 +234,9 @@ export const leaderRows: readonly LeaderRow[] = [
   },
   {
     name: "dead_promise",
-    situation:
-      "a cohort node has promised a term above the leader's that came to nothing, so it may not follow",
+    situation: "a node has promised a term above the leader's that came to nothing, so it may not follow",
     decision: "change the leader",
-    patience: "deadPromiseMs",
+    patience: "deadPromiseMs; six times as long for a node outside of the cohort",
     look: ({ leader, observation, options }) => {
       if (leader === null || leader.standing !== "leads") {
         return null;
@@ -244,7 +244,6 @@ export const leaderRows: readonly LeaderRow[] = [
       const cohort = new Set(observation.rulesets.flatMap(cohortIds));
       const stuck = [...observation.nodes.values()].filter(
         (observed) =>
-          cohort.has(observed.id) &&
           observed.link === "connected" &&
           observed.view !== null &&
           observed.view.postgres === "running" &&
@@ -256,9 +255,11 @@ export const leaderRows: readonly LeaderRow[] = [
       const names = stuck
         .map((observed) => `${observed.id} (term ${observed.view?.promisedTerm})`)
         .join(", ");
+      // For the sake of an observer alone there is less hurry: it costs the clients a short pause.
+      const factor = stuck.some((observed) => cohort.has(observed.id)) ? 1 : 6;
       return {
         reason: `${names} promised above term ${leader.term} of ${leader.id} and can't follow it`,
-        holdMs: options.deadPromiseMs,
+        holdMs: factor * options.deadPromiseMs,
       };
     },
   },
@@ -548,14 +549,14 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
       }
       const ageMs = (view.receiver?.lastMessageAgeMs ?? 0) + (observation.nowMs - observed.viewAtMs);
       const streams = view.receiver?.state === "streaming" && ageMs <= facts.options.silentMs;
-      return streams
-        ? nothing("node_well", `${id} streams from ${leader.id}`)
-        : repair(
-            "node_not_streaming",
-            "follow",
-            `${id} doesn't stream from ${leader.id}`,
-            facts.options.repairHoldMs,
-          );
+      if (!streams) {
+        const reason = `${id} doesn't stream from ${leader.id}`;
+        return repair("node_not_streaming", "follow", reason, facts.options.repairHoldMs);
+      }
+      const asObserver = leader.view.followers.some((each) => each.node === id && !each.member);
+      return inCohort && asObserver
+        ? repair("node_not_member", "follow", `${id} streams from ${leader.id} only what is committed`)
+        : nothing("node_well", `${id} streams from ${leader.id}`);
     }
     case "":
     case "starting":

@@ -33,6 +33,8 @@ export interface NodeView {
   } | null;
   readonly followers: readonly {
     readonly node: NodeId;
+    /** Gets everything, not only what is committed: without that its acknowledgement of a commit never comes. */
+    readonly member: boolean;
     readonly timeline: Term;
     readonly replyAgeMs: number;
   }[];

@@ -13,7 +13,7 @@ export interface RulesetChangeInput {
   /** A change whose record is not durable yet. */
   readonly pending: Ruleset | null;
   readonly wanted: Ruleset;
-  /** Nodes that stream from the leader now, observers included. */
+  /** Nodes that stream from the leader now as members: a node that joins must get what is not committed yet. */
   readonly streaming: ReadonlySet<NodeId>;
   /** Do it although a new cohort node doesn't stream. */
   readonly force?: boolean;
@@ -75,7 +75,7 @@ export function planRulesetChange(input: RulesetChangeInput): RulesetChangePlan 
   if (unready.length > 0 && input.force !== true) {
     return refuse(
       "node_not_ready",
-      `${unready.join(", ")} would join the cohort but doesn't stream from ${leader} yet`,
+      `${unready.join(", ")} would join the cohort but doesn't stream from ${leader} as a member yet`,
     );
   }
   return {

@@ -33,6 +33,7 @@ import {
   type Ruleset,
   stepCoordinator,
   stepPlannedChange,
+  type Term,
 } from "@quorate/consensus";
 import { Freezer } from "./freezer.ts";
 import type { Status } from "./node-host.ts";
@@ -480,7 +481,7 @@ export class Orchestrator {
   }
 
   /** Leader method: the new ruleset as made from the newest one. */
-  changeRuleset(make: (current: Ruleset) => Ruleset | null): void {
+  changeRuleset(make: (current: Ruleset) => Ruleset | null, tries = 5): void {
     const leader = this.#leaderNow();
     const current = leader?.status.view.ruleset ?? null;
     const wanted = current === null ? null : make(current);
@@ -488,8 +489,16 @@ export class Orchestrator {
       return;
     }
     const { term, followers } = leader.status.view;
-    const streaming = new Set(followers.map((follower) => follower.node));
+    const streaming = new Set(followers.filter((each) => each.member).map((each) => each.node));
     const plan = planRulesetChange({ leader: leader.id, term, current, pending: null, wanted, streaming });
+    if (!plan.ok && plan.code === "node_not_ready" && tries > 0) {
+      this.#makeMembers(leader.id, term, wanted, streaming);
+      this.#host.queue.after(
+        150,
+        this.#guard(() => this.changeRuleset(make, tries - 1)),
+      );
+      return;
+    }
     if (!plan.ok) {
       this.#host.trace(`${this.name} ruleset ${wanted.version} refused: ${plan.message}`);
       return;
@@ -503,6 +512,22 @@ export class Orchestrator {
       timeoutMs: 800,
     };
     this.#host.request(this.name, leader.id, request, 800, () => undefined);
+  }
+
+  /** An observer that joins the cohort first streams as a member. */
+  #makeMembers(leader: NodeId, term: Term, wanted: Ruleset, streaming: ReadonlySet<NodeId>): void {
+    for (const { id } of wanted.cohort) {
+      if (id !== leader && !streaming.has(id)) {
+        const request: NodeRequest = {
+          kind: "follow",
+          term,
+          coordinator: this.#coordinator.id,
+          leader,
+          member: true,
+        };
+        this.#host.request(this.name, id, request, 500, () => undefined);
+      }
+    }
   }
 
   /** Coordinator method. */

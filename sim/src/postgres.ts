@@ -269,7 +269,8 @@ export class Postgres {
     if (
       this.receiver?.purpose === "follow" &&
       this.receiver.leader === leader &&
-      this.receiver.term === grantTerm
+      this.receiver.term === grantTerm &&
+      this.receiver.member === member
     ) {
       this.host.respond(requestId, { ok: true });
       return;
@@ -957,6 +958,7 @@ export class Postgres {
         .filter((follower) => follower.purpose === "follow")
         .map((follower) => ({
           node: follower.node,
+          member: follower.member,
           timeline: asTerm(leading?.term ?? 0),
           replyAgeMs: nowMs - follower.repliedAtMs,
         })),

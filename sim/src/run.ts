@@ -51,3 +51,15 @@ function simplifications(plan: WorldPlan): Partial<WorldPlan>[] {
   }
   return simpler;
 }
+
+/** A plan for people: the world in one line, then one line per step. */
+export function formatPlan(plan: WorldPlan): string {
+  const { steps, nodes, ...world } = plan;
+  const lines = [
+    `world ${JSON.stringify(world)} nodes ${nodes.map((each) => `${each.id}/${each.zone}`).join(" ")}`,
+  ];
+  for (const { atMs, action } of steps) {
+    lines.push(`${atMs.toFixed(2)} ${JSON.stringify(action)}`);
+  }
+  return lines.join("\n");
+}
