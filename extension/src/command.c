@@ -840,7 +840,7 @@ write_pending(void)
 	LWLockRelease(quorate_shared->lock);
 
 	/* not XLogFlush(): that would wait for the quorum */
-	XLogSetAsyncXactLSN(lsn);
+	QuorumFlushLocal(lsn);
 }
 
 static void
@@ -887,9 +887,7 @@ ruleset_step(void)
 		XLogRecPtr	lsn = quorate_shared->pending.id.lsn;
 
 		hold_checkpoints(true);
-		if (GetFlushRecPtr(NULL) < lsn)
-			XLogBackgroundFlush();
-		if (GetFlushRecPtr(NULL) >= lsn && !QuorumIsCommitted(lsn))
+		if (!QuorumIsCommitted(lsn))
 			QuorumEvaluate();
 		if (QuorumIsCommitted(lsn))
 			apply_pending();

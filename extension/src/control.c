@@ -346,6 +346,7 @@ send_events(void)
 		if (client->last_event != 0 && signature == client->last_signature &&
 			!TimestampDifferenceExceeds(client->last_event, now, client->interval_ms))
 			continue;
+		client_write(client);
 		if (client->sent < client->out.len)
 			continue;			/* later: it gets the newest, not each */
 		if (line.data == NULL)
@@ -387,10 +388,15 @@ static void
 control_exit(int code, Datum arg)
 {
 	pg_atomic_write_u64(&quorate_shared->control_latch, 0);
+
+	/*
+	 * In this order: as long as we listen no successor takes the path, so it's
+	 * ours that is removed.
+	 */
 	if (listener != PGINVALID_SOCKET)
 	{
-		closesocket(listener);
 		unlink(quorate_socket_path());
+		closesocket(listener);
 	}
 }
 
