@@ -183,13 +183,22 @@ class BringUp {
     const { file } = this.#cluster;
     const ruleset = rulesetFor(file.policy, cohortNodes(file), version);
     this.#say(`putting ${file.nodes.map(({ id }) => id).join(", ")} under policy ${file.policy}`);
-    const rule = ruleset.leaders.get(leader.node);
-    if (rule === undefined)
-      throw failure(leader.node, "go on", `it may not lead under policy ${file.policy}`);
+    const current = this.#session.observation().rulesets.at(-1);
+    if (current === undefined) return;
+    const members = leader.followers.filter((follower) => follower.member).map((follower) => follower.node);
+    const plan = planRulesetChange({
+      leader: leader.node,
+      term: leader.term,
+      current,
+      pending: null,
+      wanted: ruleset,
+      streaming: new Set(members),
+    });
+    if (!plan.ok) throw failure(leader.node, "change the ruleset", plan.message);
     const reply = await this.#session.client(leader.node)?.changeRuleset({
       term: leader.term,
-      rule: formatRule(rule),
-      ruleset: { version, text: formatRuleset(ruleset) },
+      rule: plan.rule,
+      ruleset: plan.ruleset,
       timeoutMs: rulesetTimeoutMs,
     });
     if (reply?.ok !== true)

@@ -1,6 +1,7 @@
 // quorate up: from nothing, or from a stopped cluster, to a running one.
 import { spawn } from "node:child_process";
 import { existsSync, openSync, readdirSync } from "node:fs";
+import path from "node:path";
 import { isAlive, poll } from "@quorate/common";
 import {
   appUrl,
@@ -68,9 +69,23 @@ async function checkRequest(request: UpRequest): Promise<void> {
   }
 }
 
+/** $QUORATE_BIN_DIR when there is a build already (as in an image), else our own, built on the first time. */
+async function postgresPrograms(): Promise<string> {
+  const given = process.env["QUORATE_BIN_DIR"];
+  if (given === undefined || given === "") {
+    const { ensurePostgres } = await import("../../../scripts/build-postgres.ts");
+    return (await ensurePostgres()).bin;
+  }
+  const binDir = path.resolve(given);
+  if (existsSync(path.join(binDir, "postgres"))) return binDir;
+  throw orchestratorErrors.error(
+    "bad_option",
+    `QUORATE_BIN_DIR=${given} holds no postgres: give the bin directory of patched PostgreSQL, or unset it`,
+  );
+}
+
 async function prepareFiles(request: UpRequest): Promise<OpenCluster> {
-  const { ensurePostgres } = await import("../../../scripts/build-postgres.ts");
-  const { bin: binDir } = await ensurePostgres();
+  const binDir = await postgresPrograms();
   const { dir, settings = {} } = request;
   if (clusterExists(dir)) return updateBinDir(openCluster(dir), binDir);
   const cluster = writeCluster(dir, planCluster({ ...request, cluster: clusterName, binDir }), settings);
@@ -123,11 +138,13 @@ export async function up(request: UpRequest): Promise<void> {
     await startSupervisor(request.dir, foreground);
   }
   const interrupted = foreground ? signalled() : new Promise<never>(() => undefined);
+  let said = progress;
   const outcome = await Promise.race([
-    bringUp(cluster, progress),
+    bringUp(cluster, (line) => said(line)),
     interrupted.then(() => "interrupted" as const),
   ]);
   if (outcome === "interrupted") {
+    said = () => undefined;
     await stopSupervisor(request.dir);
     return;
   }
