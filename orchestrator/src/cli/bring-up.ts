@@ -3,10 +3,9 @@ import { createLogger, messageOf } from "@quorate/common";
 import {
   type CohortNode,
   cohortIds,
-  formatRule,
-  formatRuleset,
   type NodeId,
   nodeId,
+  planRulesetChange,
   type Ruleset,
 } from "@quorate/consensus";
 import type { ClusterFile } from "@quorate/sidecar/config.ts";
