@@ -48,7 +48,8 @@ export function prepareEnvironment(config: SidecarConfig, paths: NodePaths): Pos
   } catch (error) {
     throw new ConfigError(`can't prepare ${paths.root}: ${messageOf(error)}`);
   }
-  if (owner !== undefined) checkReachable(paths.root, owner);
+  if (owner !== undefined)
+    for (const directory of [paths.root, config.postgres.binDir]) checkReachable(directory, owner);
   return owner;
 }
 

@@ -25,7 +25,7 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
     return { ok: true, ...value } as Accepted<T>;
   }
 
-  return {
+  const handlers: SidecarHandlers = {
     recruit: ({ term, coordinator, reason }, { signal }) =>
       ask(
         { kind: "recruit", term, coordinator, reason },
@@ -115,6 +115,27 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
     getStatus: async () => node.status(),
 
     watch: (request, subscription) => node.watchers.add(request, subscription),
+  };
+  return afterBegin(handlers, node.begun);
+}
+
+/** Every call waits until the node knows how its Postgres is. */
+function afterBegin(handlers: SidecarHandlers, begun: Promise<void>): SidecarHandlers {
+  return {
+    recruit: (request, context) => begun.then(() => handlers.recruit(request, context)),
+    fetch: (request, context) => begun.then(() => handlers.fetch(request, context)),
+    elect: (request, context) => begun.then(() => handlers.elect(request, context)),
+    follow: (request, context) => begun.then(() => handlers.follow(request, context)),
+    changeRuleset: (request, context) => begun.then(() => handlers.changeRuleset(request, context)),
+    quiesce: (request, context) => begun.then(() => handlers.quiesce(request, context)),
+    bootstrap: (request, context) => begun.then(() => handlers.bootstrap(request, context)),
+    control: (request, context) => begun.then(() => handlers.control(request, context)),
+    getStatus: (context) => begun.then(() => handlers.getStatus(context)),
+    watch: (request, subscription) => {
+      void begun.then(() => {
+        if (!subscription.signal.aborted) handlers.watch(request, subscription);
+      });
+    },
   };
 }
 

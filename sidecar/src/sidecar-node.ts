@@ -74,7 +74,8 @@ type Pending = SubmitOptions & {
 const watchIntervalMs = 250;
 const fenceTimeoutMs = 10_000;
 const followTimeoutMs = 20_000;
-const resumeDelayMs = 0;
+/** A running Postgres that doesn't answer for so long isn't well: say so. */
+const adoptTimeoutMs = 2_000;
 
 export class SidecarNode {
   readonly #options: SidecarNodeOptions;
@@ -84,6 +85,8 @@ export class SidecarNode {
   /** Positions that were reported to the coordinator of the promised term. */
   #reported: { readonly promise: Promised; readonly position: Position } | null = null;
   readonly #shutdown = new AbortController();
+  readonly #begun: Promise<void>;
+  #markBegun: () => void = () => {};
   readonly data: DataDirectory;
   readonly supervisor: Supervisor;
   readonly watchers: Watchers;
@@ -105,6 +108,9 @@ export class SidecarNode {
   ) {
     const { config, paths, owner, logger } = options;
     this.#options = options;
+    this.#begun = new Promise((resolve) => {
+      this.#markBegun = resolve;
+    });
     this.#promises = promises;
     this.#memory = memory;
     this.data = new DataDirectory(config, paths, owner);
@@ -142,10 +148,29 @@ export class SidecarNode {
     return new SidecarNode(options, promises, memory, promise);
   }
 
-  /** Adopts a running Postgres or starts it, unless there is no data or an operator stopped it. */
+  /**
+   * Adopts a running Postgres or starts it, unless there is no data or an operator stopped it. Nobody gets an answer
+   * before: a leader that goes on must not look like one that is down.
+   */
   async begin(): Promise<void> {
+    try {
+      await this.#adoptOrStart();
+    } finally {
+      this.#markBegun();
+    }
+  }
+
+  /** Fulfilled when this node knows how its Postgres is. */
+  get begun(): Promise<void> {
+    return this.#begun;
+  }
+
+  async #adoptOrStart(): Promise<void> {
     const { logger } = this.#options;
-    if (this.supervisor.adopt()) return;
+    if (this.data.exists() && this.supervisor.adopt()) {
+      await this.supervisor.whenAttached(AbortSignal.timeout(adoptTimeoutMs));
+      return;
+    }
     if (!this.data.exists()) {
       logger.info("no data directory: waiting for Bootstrap or Follow");
       return;
@@ -490,7 +515,7 @@ export class SidecarNode {
     this.#step({ kind: "attached", fenceTerm: status.fenceTerm, leadsTerm: leads ? status.term : term(0) });
     await this.#attachFence;
     this.#attaching = null;
-    setTimeout(() => this.#resumeFollow(), resumeDelayMs);
+    setImmediate(() => this.#resumeFollow());
   }
 
   /** After a restart of Postgres: follow whom it followed, if the promise still is for that term. */

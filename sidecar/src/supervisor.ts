@@ -33,7 +33,7 @@ export type SupervisorOptions = {
 };
 
 const attachRetryMs = 10;
-const controlAnswerTimeoutMs = 5_000;
+const controlLimits = { timeoutMs: 5_000 };
 const leftoversTimeoutMs = 10_000;
 
 export class Supervisor {
@@ -73,7 +73,7 @@ export class Supervisor {
 
   /** Takes over a running Postgres, if there is one. */
   adopt(): boolean {
-    assert(this.#process === null, "only a fresh supervisor adopts");
+    assert(this.#process === null, "only who has no Postgres adopts one");
     const found = PostgresProcess.adopt(this.#options.startOptions.paths, this.#onExit);
     if (found === null) return false;
     this.#wanted = "up";
@@ -166,6 +166,7 @@ export class Supervisor {
       throw new Error("there is no data to start from");
     this.#setPhase("starting");
     try {
+      if (this.adopt()) return;
       const killed = await killLeftovers(startOptions.paths.data, leftoversTimeoutMs);
       if (killed > 0) logger.warn({ processes: killed }, "killed what a dead Postgres had left behind");
       await configure();
@@ -285,27 +286,34 @@ export class Supervisor {
   }
 
   async #greet(to: PostgresProcess, connection: ControlConnection): Promise<boolean> {
-    const { handlers, logger, watchIntervalMs } = this.#options;
-    const limits = { timeoutMs: controlAnswerTimeoutMs };
-    const answer = await connection.request({ cmd: "status" }, statusResultSchema, limits);
+    const { logger } = this.#options;
+    const answer = await connection.request({ cmd: "status" }, statusResultSchema, controlLimits);
     if (!answer.ok || to !== this.#process) {
       connection.close();
       return false;
     }
     this.#connection = connection;
-    await handlers.attached(connection, answer.value.status);
-    const watching = await connection.watch(watchIntervalMs, limits);
-    if (!watching.ok || to !== this.#process) {
-      logger.warn(
-        { reason: watching.ok ? "Postgres ended" : watching.message },
-        "the control socket gave up",
-      );
+    const problem = await this.#introduce(connection, answer.value.status);
+    if (problem !== null || to !== this.#process) {
+      if (problem !== null) logger.warn({ reason: problem }, "the control socket gave up");
+      if (this.#connection === connection) this.#connection = null;
       connection.close();
       return false;
     }
     this.#setPhase("running");
     for (const waiter of [...this.#waiters]) waiter(connection);
     return true;
+  }
+
+  /** What went wrong, or null. */
+  async #introduce(connection: ControlConnection, status: ControlStatus): Promise<string | null> {
+    try {
+      await this.#options.handlers.attached(connection, status);
+      const watching = await connection.watch(this.#options.watchIntervalMs, controlLimits);
+      return watching.ok ? null : watching.message;
+    } catch (error) {
+      return messageOf(error);
+    }
   }
 
   /** For a Postgres that isn't our child, this is how its death is noticed. */
