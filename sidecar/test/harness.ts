@@ -10,11 +10,11 @@ import type { Test } from "tap";
 import { postmasterPid } from "../src/postgres-process.ts";
 
 const here = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
-const programs = ["postgres", "initdb", "pg_basebackup", "pg_controldata"];
+const programNames = ["postgres", "initdb", "pg_basebackup", "pg_controldata"];
 
 export function writeFakePrograms(directory: string): void {
   mkdirSync(directory, { recursive: true });
-  for (const program of programs) {
+  for (const program of programNames) {
     const file = join(directory, program);
     const script = `#!/bin/sh\nexec "${process.execPath}" "${here("fake-postgres.ts")}" ${program} "$@"\n`;
     writeFileSync(file, script);
@@ -43,7 +43,11 @@ export class SidecarUnderTest {
   }
 
   /** Made and cleaned up with the test; not started yet. */
-  static async make(test: Test, settings: object = {}): Promise<SidecarUnderTest> {
+  static async make(
+    test: Test,
+    settings: object = {},
+    programs: "fake" | "real" = "fake",
+  ): Promise<SidecarUnderTest> {
     const root = await makePostgresTempDirectory("qs-");
     const [postgres = 0, grpc = 0, http = 0] = await freePorts(3);
     const made = new SidecarUnderTest(root, { postgres, grpc, http });
@@ -51,7 +55,7 @@ export class SidecarUnderTest {
       if (!test.passing()) test.comment(made.output);
       await made.#cleanUp();
     });
-    writeFakePrograms(join(root, "bin"));
+    if (programs === "fake") writeFakePrograms(join(root, "bin"));
     for (const name of ["replication", "app"])
       writeFileSync(join(root, `${name}.password`), "secret\n", { mode: 0o600 });
     made.configure(settings);
