@@ -21,6 +21,7 @@
 #include "replication/walreceiver.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
@@ -353,12 +354,17 @@ rule_arg(text *source)
 }
 
 static int
-array_arg(ArrayType *array, Oid type, Datum **datums)
+array_arg(ArrayType *array, Datum **datums)
 {
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
 	bool	   *nulls;
 	int			n;
 
-	deconstruct_array_builtin(array, type, datums, &nulls, &n);
+	get_typlenbyvalalign(ARR_ELEMTYPE(array), &typlen, &typbyval, &typalign);
+	deconstruct_array(array, ARR_ELEMTYPE(array), typlen, typbyval, typalign,
+					  datums, &nulls, &n);
 	for (int i = 0; i < n; i++)
 	{
 		if (nulls[i])
@@ -375,7 +381,7 @@ nodes_arg(ArrayType *array, int *n)
 	Datum	   *datums;
 	const char **nodes;
 
-	*n = array_arg(array, TEXTOID, &datums);
+	*n = array_arg(array, &datums);
 	nodes = palloc(sizeof(char *) * Max(*n, 1));
 	for (int i = 0; i < *n; i++)
 		nodes[i] = TextDatumGetCString(datums[i]);
@@ -409,7 +415,7 @@ quorate_sql_eval_rule(PG_FUNCTION_ARGS)
 	Flushed		flushed;
 
 	flushed.nodes = nodes_arg(PG_GETARG_ARRAYTYPE_P(1), &flushed.n);
-	if (array_arg(PG_GETARG_ARRAYTYPE_P(2), PG_LSNOID, &flushed.lsns) != flushed.n)
+	if (array_arg(PG_GETARG_ARRAYTYPE_P(2), &flushed.lsns) != flushed.n)
 		ereport(ERROR,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 				 errmsg("there must be as many LSNs as nodes")));
