@@ -4,7 +4,7 @@
  */
 
 import type { Secret } from "../session/scram.ts";
-import { type Reported, type Settings, settingsChangeSql } from "../session/settings.ts";
+import { noSettings, type Reported, type Settings, settingsChangeSql } from "../session/settings.ts";
 import type { Plans } from "../text/plans.ts";
 import type { Link } from "../transport/transport.ts";
 import { terminateBytes } from "../wire/build.ts";
@@ -157,12 +157,17 @@ export class Pool implements ServerOwner {
         return;
       }
       if (result.error !== undefined) {
-        // Each change is one statement of one implicit transaction: nothing has been set.
-        if (client.waiting) {
-          client.waiting = false;
-          client.refused(result.error, undefined);
+        // All changes are one implicit transaction: nothing has been set.
+        const clean = server.settings.same(noSettings);
+        if (clean) this.release(server);
+        else server.close("its settings could not be changed");
+        if (!client.waiting) return;
+        if (!clean) {
+          this.#waitAgain(client); // perhaps the last client's settings were at fault
+          return;
         }
-        this.release(server);
+        client.waiting = false;
+        client.refused(result.error, undefined);
         return;
       }
       server.settings = client.settings;

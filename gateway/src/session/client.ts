@@ -72,6 +72,8 @@ export class Client implements LinkOwner, Waiter {
   unsynced = false;
   /** Waits for a server connection, or for the settings of one: what comes is kept. */
   blocked = false;
+  /** The next message waits until everything before it has been answered. */
+  drainFirst = false;
   /** Messages up to Sync are ignored: an error was given without a server. */
   skipping = false;
   /** The transaction was lost with its server: only its end is accepted. */
@@ -367,14 +369,22 @@ export class Client implements LinkOwner, Waiter {
       this.#leave();
       return;
     }
+    if (this.drainFirst) {
+      this.drainFirst = false;
+      this.unblock();
+      return;
+    }
     if (this.unsynced || server.status !== txIdle || server.copyIn || this.blocked) return;
     if (this.needProbe) {
       this.needProbe = false;
+      this.blocked = true;
       server.internal(probeSql, (result) => {
         if (server.phase === "closed") return;
         if (result.error !== undefined) this.pins |= pins.unknown;
         else this.#probed(server, readProbe(result.rows, this.pool.user));
-        if (this.gone || !this.blocked) this.afterReady();
+        this.blocked = false;
+        this.afterReady();
+        if (!this.gone && !this.blocked) this.unblock();
       });
       return;
     }

@@ -216,6 +216,11 @@ function send(client: Client, bytes: Buffer): void {
 /** Notes what the plan says before the statement is on its way. False: something must happen on the server first. */
 function admit(client: Client, server: Server, plan: Plan): boolean {
   if (plan === plainWrite || (!plan.probe && plan.pins === 0 && !plan.sqlPrepare)) return true;
+  if (plan.sqlPrepare && !client.verbatim && server.ring.length > 0 && !client.unsynced) {
+    client.blocked = true;
+    client.drainFirst = true;
+    return false;
+  }
   if (server.ring.length === 0 && !client.unsynced && server.status !== txFailed) {
     if (plan.sqlPrepare && !client.verbatim) {
       enterVerbatim(client, server);
