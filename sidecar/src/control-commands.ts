@@ -49,14 +49,33 @@ export async function sendCommand(
       return positionOutcome(await connection.request(command, positionResultSchema, limits));
     case "ruleset": {
       const { term, rule, ruleset } = command;
-      const wire = { cmd: "ruleset", term, rule, version: ruleset.version, text: ruleset.text } as const;
+      const { version, text } = ruleset;
+      const wire = {
+        cmd: "ruleset",
+        term,
+        rule,
+        version,
+        text,
+        timeoutMs: positive(command.timeoutMs),
+      } as const;
       return lsnOutcome(await connection.request(wire, lsnResultSchema, limits));
     }
     case "quiesce":
-      return lsnOutcome(await connection.request(command, lsnResultSchema, limits));
+      return lsnOutcome(
+        await connection.request(
+          { ...command, timeoutMs: positive(command.timeoutMs) },
+          lsnResultSchema,
+          limits,
+        ),
+      );
     default:
       return assertNever(command);
   }
+}
+
+/** The extension refuses a timeout of zero. */
+function positive(timeoutMs: number): number {
+  return Math.max(timeoutMs, 1);
 }
 
 function positionOutcome(answer: ControlResult<{ readonly position: Position }>): CommandOutcome {

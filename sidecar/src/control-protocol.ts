@@ -1,9 +1,9 @@
 /** Messages of the control socket (docs/control-socket.md): what the extension sends, checked. */
 import {
+  isNodeId,
   type Lsn,
   lsn,
   type NodeId,
-  nodeId,
   type Position,
   parseLsn,
   type Term,
@@ -26,9 +26,7 @@ const maybeLsn = lsnSchema
 const maybeNode = z
   .string()
   .nullish()
-  .transform((text): NodeId | null =>
-    text === null || text === undefined || text === "" ? null : nodeId(text),
-  );
+  .transform((text): NodeId | null => (typeof text === "string" && isNodeId(text) ? text : null));
 const position = z.object({ term: termSchema, lsn: lsnSchema });
 const ruleset = z.object({ version: count, text: z.string() });
 
@@ -78,6 +76,23 @@ const age = z
     ms === null || ms === undefined || ms < 0 ? 0xffffffff : Math.min(Math.round(ms), 0xffffffff),
   );
 
+/** Anything may stream: pg_receivewal, say. Only what is named like a node is one. */
+const followerSchema = z.object({
+  node: maybeNode,
+  member: z.boolean(),
+  pid: count,
+  timeline: termSchema,
+  writtenLsn: maybeLsn,
+  flushedLsn: maybeLsn,
+  appliedLsn: maybeLsn,
+  replyAgeMs: age,
+});
+type ParsedFollower = z.infer<typeof followerSchema>;
+
+function isNamed(follower: ParsedFollower): follower is ParsedFollower & { node: NodeId } {
+  return follower.node !== null;
+}
+
 export const controlStatusSchema: z.ZodType<ControlStatus, unknown> = z.object({
   node: z.string(),
   systemIdentifier: z
@@ -114,18 +129,7 @@ export const controlStatusSchema: z.ZodType<ControlStatus, unknown> = z.object({
     })
     .nullish()
     .transform((value) => value ?? null),
-  followers: z.array(
-    z.object({
-      node: z.string().transform(nodeId),
-      member: z.boolean(),
-      pid: count,
-      timeline: termSchema,
-      writtenLsn: maybeLsn,
-      flushedLsn: maybeLsn,
-      appliedLsn: maybeLsn,
-      replyAgeMs: age,
-    }),
-  ),
+  followers: z.array(followerSchema).transform((all) => all.filter(isNamed)),
   quiesced: z.boolean(),
   waiting: count,
 });
@@ -179,5 +183,6 @@ export type ControlCommand =
       readonly version: number;
       readonly rule: string;
       readonly text: string;
+      readonly timeoutMs: number;
     }
   | { readonly cmd: "quiesce"; readonly on: boolean; readonly timeoutMs: number };

@@ -27,10 +27,15 @@ function answers(phase: PostgresState): boolean {
   return phase === "running" || phase === "stopping";
 }
 
+/** The term that it takes part in; without a grant (freshly started, down) the newest that it took part in. */
+function termOf({ control, ledTerm }: StatusParts): Term {
+  return term(Math.max(control?.term ?? 0, control?.position?.term ?? 0, ledTerm));
+}
+
 export function nodeStatus(parts: StatusParts): NodeStatus {
   const { config, promise, ledTerm } = parts;
   const control = answers(parts.phase) ? parts.control : null;
-  const lastTerm = Math.max(parts.control?.term ?? 0, control === null ? ledTerm : 0);
+  const ofNode = termOf(parts);
   const leads = control !== null && (control.state === "leader" || control.state === "elected");
   return {
     node: config.node.id,
@@ -43,7 +48,7 @@ export function nodeStatus(parts: StatusParts): NodeStatus {
     httpPort: config.ports.http,
     postgres: parts.phase,
     state: control?.state ?? null,
-    term: control?.term ?? term(lastTerm),
+    term: ofNode,
     promisedTerm: promise?.term ?? term(0),
     promisedTo: promise?.coordinator ?? null,
     fenceTerm: control?.fenceTerm ?? term(0),
@@ -70,7 +75,7 @@ export function nodeStatus(parts: StatusParts): NodeStatus {
     lastExit: parts.lastExit,
     operatorStopped: parts.operatorStopped,
     sidecarVersion: parts.sidecarVersion,
-    wasLeader: !leads && ledTerm > 0 && ledTerm === (control?.term ?? lastTerm),
+    wasLeader: !leads && ledTerm > 0 && ledTerm === ofNode,
     clone: parts.clone,
     controlAgeMs: control === null ? null : parts.controlAgeMs,
   };

@@ -157,8 +157,27 @@ t.test("the status of a leader, running and dead", async (t) => {
   t.match(nodeStatus(parts({ ...led, phase: "starting" })), { state: null, term: 7, wasLeader: true });
   const fenced = control({ state: "fenced", term: 7 });
   t.match(nodeStatus(parts({ ...led, control: fenced })), { state: "fenced", wasLeader: true });
+  const restarted = control({ state: "fenced", term: 0, position: { term: 7, lsn: "0/1" } });
+  t.match(nodeStatus(parts({ ...led, control: restarted })), { term: 7, wasLeader: true });
+  const stray = control({ state: "fenced", term: 0, position: { term: 9, lsn: "0/1" } });
+  t.match(nodeStatus(parts({ ...led, control: stray })), { term: 9, wasLeader: false });
   const follower = control({ state: "follower", term: 8, leader: "n2" });
   t.match(nodeStatus(parts({ ...led, control: follower })), { wasLeader: false, term: 8 });
+});
+
+t.test("whoever else streams is no follower", async (t) => {
+  const status = new FakeControl().status();
+  const follower = { member: false, pid: 1, timeline: 1, replyAgeMs: null };
+  const parsed = controlStatusSchema.parse({
+    ...status,
+    followers: [
+      { ...follower, node: "pg_receivewal" },
+      { ...follower, node: "My Backup" },
+      { ...follower, node: null },
+    ],
+  });
+  t.match(parsed.followers, [{ node: "pg_receivewal", replyAgeMs: 0xffffffff }]);
+  t.equal(parsed.followers.length, 1);
 });
 
 t.test("a sidecar that has just started knows who led from its memory", async (t) => {
