@@ -56,6 +56,9 @@ export class Job implements Waiter {
   staleStatement(): boolean {
     return false;
   }
+  nameOf(): string {
+    return "";
+  }
   serverLost(): void {}
   serverDrained(): void {}
 }

@@ -7,6 +7,7 @@ import { serverNamePrefix } from "./statements.ts";
 
 export const probeSql = `SELECT 's'::pg_catalog.text, name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) ALL ('{transaction_isolation,transaction_read_only,transaction_deferrable}'::pg_catalog.text[])
 UNION ALL SELECT 'r', pg_catalog.current_setting('role'), SESSION_USER::pg_catalog.text
+UNION ALL (SELECT 'T', '', '' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid)
 UNION ALL (SELECT 't', '', '' FROM pg_catalog.pg_depend d WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() LIMIT 1)
 UNION ALL (SELECT 'a', '', '' FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() LIMIT 1)
 UNION ALL (SELECT 'l', '', '' FROM pg_catalog.pg_listening_channels() LIMIT 1)
@@ -15,11 +16,14 @@ UNION ALL (SELECT 'h', '', '' FROM pg_catalog.pg_cursor() c WHERE c.is_holdable 
 
 export type ProbeResult = {
   readonly pins: number;
+  /** Has had temporary objects, though there may be none now. */
+  readonly usedTemp: boolean;
   readonly settings: ReadonlyMap<string, string>;
 };
 
 export function readProbe(rows: readonly (readonly (string | null)[])[], user: string): ProbeResult {
   let bits = 0;
+  let usedTemp = false;
   const settings = new Map<string, string>();
   for (const [kind, name, value] of rows) {
     switch (kind) {
@@ -28,6 +32,9 @@ export function readProbe(rows: readonly (readonly (string | null)[])[], user: s
         break;
       case "r":
         if (name !== "none" || value !== user) bits |= pins.role;
+        break;
+      case "T":
+        usedTemp = true;
         break;
       case "t":
         bits |= pins.temp;
@@ -48,7 +55,7 @@ export function readProbe(rows: readonly (readonly (string | null)[])[], user: s
         break;
     }
   }
-  return { pins: bits, settings };
+  return { pins: bits, usedTemp, settings };
 }
 
 /** Names that the lexer may trust: only a superuser can add functions to pg_catalog. */

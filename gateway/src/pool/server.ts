@@ -7,12 +7,12 @@ import type { Reported, Settings } from "../session/settings.ts";
 import { noSettings, nothingReported } from "../session/settings.ts";
 import type { Effect, Plan } from "../text/plan.ts";
 import { type Link, type LinkOwner, queueHighBytes } from "../transport/transport.ts";
-import { closeCompleteBytes, parameterStatus, parseCompleteBytes, query } from "../wire/build.ts";
+import { closeCompleteBytes, message, parameterStatus, parseCompleteBytes, query } from "../wire/build.ts";
 import { be, int32, maxMessageBytes, txIdle } from "../wire/codec.ts";
 import { readError, readErrorFields, type WireError } from "../wire/errors.ts";
 import { owed, Ring } from "./ring.ts";
 import type { ServerLogin } from "./server-login.ts";
-import type { Statement } from "./statements.ts";
+import { type Statement, serverNamePrefix } from "./statements.ts";
 
 /** What a server needs of the client that holds it. */
 export interface Holder {
@@ -31,6 +31,8 @@ export interface Holder {
   failingError(): Buffer;
   /** A stale plan; true if the request will be made again, the error is not for the client then. */
   staleStatement(statement: Statement | undefined): boolean;
+  /** The client's own name of a statement. */
+  nameOf(statement: Statement | undefined): string;
   serverLost(reason: string, error: Buffer | undefined): void;
   serverDrained(): void;
 }
@@ -104,6 +106,8 @@ export class Server implements LinkOwner {
   connectedAtMs = 0;
   usedAtMs = 0;
   lastHolder: Holder | undefined;
+  /** It has had temporary objects: temp_buffers can't be changed any more. */
+  usedTemp = false;
   /** How often in a row the last holder had it: from the second time on, `lastval` is its own. */
   holds = 0;
   #errored = false;
@@ -440,11 +444,23 @@ export class Server implements LinkOwner {
         if (statement !== undefined) this.statements.delete(statement);
         const again = holder?.staleStatement(statement) ?? false;
         if (again) passOn = false;
+      } else if (passOn && fields.get("M")?.includes(serverNamePrefix) && holder !== undefined) {
+        this.#sayClientsName(bytes, start, end, holder);
+        passOn = false;
+        this.answersSeen++;
       }
     }
     this.#skipToSync();
     if (passOn) this.answersSeen++;
     return passOn;
+  }
+
+  /** An error that names a shared statement: the client gets it with its own name. */
+  #sayClientsName(bytes: Buffer, start: number, end: number, holder: Holder): void {
+    const name = holder.nameOf(this.ring.statement(0));
+    const text = bytes.utf8Slice(start + 5, end).replace(sharedName, name);
+    const renamed = message(be.error, text);
+    holder.link.send(renamed, 0, renamed.length);
   }
 
   /** After an error in the extended protocol everything up to Sync has been ignored: as if it had never been noted. */
@@ -482,12 +498,13 @@ export class Server implements LinkOwner {
       this.#forward(bytes, run, start);
       ring.pop();
       this.status = status;
+      if (ring.length > 0) this.sendMade();
       const internal = this.#internals.shift() as Internal;
       internal.done({ error: internal.error, rows: internal.rows });
       return;
     }
     if (head !== owed.query && head !== owed.sync && head !== owed.functionCall && head !== owed.syncHidden) {
-      this.#broken("ready without having been asked", end);
+      this.#broken(`ready without having been asked (${head} ${ring.length})`, end);
       return;
     }
     ring.pop();
@@ -505,7 +522,8 @@ export class Server implements LinkOwner {
       this.report(holder);
       this.#forward(bytes, start, end);
     }
-    if (ring.length === 0) {
+    if (ring.length > 0) this.sendMade();
+    else {
       this.answersSeen = 0;
       this.parsesSeen = 0;
     }
@@ -571,6 +589,7 @@ export class Server implements LinkOwner {
   }
 }
 
+const sharedName = new RegExp(`${serverNamePrefix}\\d+`, "g");
 const emptyBuffer: Buffer = Buffer.alloc(0);
 
 function readRow(bytes: Buffer, start: number): (string | null)[] {

@@ -4,7 +4,7 @@
  */
 
 import type { Pool, Waiter } from "../pool/pool.ts";
-import { probeSql, readProbe } from "../pool/probe.ts";
+import { type ProbeResult, probeSql, readProbe } from "../pool/probe.ts";
 import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
 import type { Statement } from "../pool/statements.ts";
@@ -178,6 +178,14 @@ export class Client implements LinkOwner, Waiter {
     return server;
   }
 
+  /** Between transactions and without pins: another connection is as good, this one isn't. */
+  swap(reason: string): void {
+    const server = this.server as Server;
+    this.server = undefined;
+    server.holder = undefined;
+    server.close(reason);
+  }
+
   granted(server: Server): void {
     this.server = server;
     if (this.gone) {
@@ -283,6 +291,13 @@ export class Client implements LinkOwner, Waiter {
     if (name === "") this.unnamed = statement;
     else if (statement === undefined) this.statements?.delete(name);
     else this.statements?.set(name, statement);
+  }
+
+  nameOf(statement: Statement | undefined): string {
+    if (statement !== this.unnamed) {
+      for (const [name, each] of this.statements ?? []) if (each === statement) return name;
+    }
+    return "";
   }
 
   failingError(): Buffer {
@@ -391,8 +406,9 @@ export class Client implements LinkOwner, Waiter {
     if (this.pins === 0 && !this.verbatim && server.cancels === 0) this.#letGo();
   }
 
-  #probed(server: Server, found: { pins: number; settings: ReadonlyMap<string, string> }): void {
+  #probed(server: Server, found: ProbeResult): void {
     this.pins = (this.pins & ~probedPins) | found.pins;
+    if (found.usedTemp) server.usedTemp = true;
     if (this.verbatim && (found.pins & pins.prepared) === 0) {
       this.verbatim = false;
       this.statements = undefined;

@@ -240,6 +240,18 @@ function admit(client: Client, server: Server, plan: Plan): boolean {
   return true;
 }
 
+/** `temp_buffers` can't be changed once a connection has had temporary objects: such a statement gets another one. */
+function wantsFreshTemp(client: Client, server: Server, plan: Plan): boolean {
+  return (
+    server.usedTemp &&
+    client.pins === 0 &&
+    !client.verbatim &&
+    server.status === txIdle &&
+    server.ring.length === 0 &&
+    (plan.effects?.some((effect) => effect.kind === "set" && effect.name === "temp_buffers") ?? false)
+  );
+}
+
 /** From now on the client's own names stand on the server; those it has already are made there. */
 function enterVerbatim(client: Client, server: Server): void {
   client.blocked = true;
@@ -265,7 +277,11 @@ function enterVerbatim(client: Client, server: Server): void {
 function handleQuery(client: Client, bytes: Buffer, at: number, next: number, end: number): Outcome {
   if (next > end && next - at <= longestWhole) return incomplete;
   const plan = next > end ? opaque : client.pool.host.plans.of(bytes, at + 5, next - 1);
-  const server = client.need();
+  let server = client.need();
+  while (server !== undefined && wantsFreshTemp(client, server, plan)) {
+    client.swap("its temporary buffers are fixed");
+    server = client.need();
+  }
   if (server === undefined) return blocked;
   if (server.skipping) return done;
   if (!admit(client, server, plan)) return blocked;
