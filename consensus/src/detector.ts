@@ -350,7 +350,7 @@ const otherRows: readonly Row[] = [
   },
   {
     name: "node_wrong_leader",
-    situation: "a node follows another leader or an older term",
+    situation: "a node follows another leader or an older term, or still fetches for one",
     decision: "repair: follow",
     patience: "none",
   },
@@ -558,9 +558,14 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
         ? repair("node_not_member", "follow", `${id} streams from ${leader.id} only what is committed`)
         : nothing("node_well", `${id} streams from ${leader.id}`);
     }
+    case "fetching":
+      return repair(
+        "node_wrong_leader",
+        "follow",
+        `${id} still fetches a log in term ${view.term}, but ${now}`,
+      );
     case "":
     case "starting":
-    case "fetching":
     case "stopping":
       return nothing("node_well", `${id} is ${view.state || "busy"}`);
     default:

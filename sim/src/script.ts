@@ -150,21 +150,55 @@ export function planOf(seed: number, options: PlanOptions = { short: true }): Wo
     stallMs: random.pick([50, 300, 1_000]),
   };
   const rate = random.pick([1, 3, 6, 10]);
+  const rulesOften = random.chance(0.3);
   const steps: Step[] = [];
   let atMs = random.between(100, 500);
   while (atMs < safetyMs) {
-    steps.push({ atMs, action: actionOf(random, world) });
+    const action = actionOf(random, world, rulesOften);
+    steps.push({ atMs, action });
+    if (random.chance(0.4)) {
+      steps.push(...companions(random, world, action, atMs));
+    }
     atMs += random.between(1, 2_000 / rate);
   }
+  steps.sort((a, b) => a.atMs - b.atMs);
   return { ...world, steps };
 }
 
-function actionOf(random: Random, world: Omit<WorldPlan, "steps">): Action {
+/** Things that are most dangerous right after something else: a cut after a rules change, a race of coordinators. */
+function companions(random: Random, world: Omit<WorldPlan, "steps">, action: Action, atMs: number): Step[] {
+  const soon = (): number => atMs + random.between(0, random.pick([3, 10, 40]));
+  const change = (at: number): Action => ({ kind: "change", at, candidate: null, lease: false });
+  switch (action.kind) {
+    case "rules":
+      return [
+        {
+          atMs: soon(),
+          action: { kind: "cut", pairs: pairsOf(random, world), ms: random.between(100, 1_500) },
+        },
+        ...Array.from({ length: world.orchestrators }, (_, at) => ({ atMs: soon(), action: change(at) })),
+      ];
+    case "change":
+    case "switchover":
+      return random.chance(0.5)
+        ? [{ atMs: soon(), action: change(random.below(world.orchestrators)) }]
+        : [{ atMs: soon(), action: { kind: "killPostgres", node: random.pick(world.nodes).id } }];
+    case "cut":
+      return [{ atMs: soon(), action: change(random.below(world.orchestrators)) }];
+    case "powerCut":
+    case "killPostgres":
+      return world.automatic ? [] : [{ atMs: soon(), action: change(random.below(world.orchestrators)) }];
+    default:
+      return [];
+  }
+}
+
+function actionOf(random: Random, world: Omit<WorldPlan, "steps">, rulesOften: boolean): Action {
   const ids = world.nodes.map((member) => member.id);
   const one = random.pick(ids);
   const at = random.below(world.orchestrators);
   const downMs = random.between(20, 1_200);
-  const kind = random.below(world.automatic ? 22 : 30);
+  const kind = rulesOften && random.chance(0.4) ? 18 : random.below(world.automatic ? 22 : 30);
   switch (kind) {
     case 0:
     case 1:
