@@ -2,7 +2,14 @@
 import { existsSync } from "node:fs";
 import { chmod, chown, mkdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { makeDirectoryDurable, type RunOptions, run, syncDirectory, writeDurable } from "@quorate/common";
+import {
+  codeOf,
+  makeDirectoryDurable,
+  type RunOptions,
+  run,
+  syncDirectory,
+  writeDurable,
+} from "@quorate/common";
 import type { SidecarConfig } from "./config.ts";
 import { formatConninfo, type Peer } from "./conninfo.ts";
 import { type PostgresOwner, readSecret } from "./environment.ts";
@@ -34,15 +41,22 @@ export class DataDirectory {
 
   /** Files that decide how Postgres starts: always as a follower without a grant. */
   async configure(directory = this.#paths.data): Promise<void> {
-    const owned = this.#owner === undefined ? {} : { owner: this.#owner };
     const main = join(directory, "postgresql.conf");
-    const before = await readFile(main, "utf8");
-    const after = withInclude(before);
-    if (after !== before) await writeDurable(main, after, owned);
-    await writeDurable(join(directory, "quorate.conf"), quorateConf(this.#config, this.#paths), owned);
-    await writeDurable(join(directory, "pg_hba.conf"), pgHba(this.#config), owned);
+    await this.#put(main, withInclude(await readFile(main, "utf8")));
+    await this.#put(join(directory, "quorate.conf"), quorateConf(this.#config, this.#paths));
+    await this.#put(join(directory, "pg_hba.conf"), pgHba(this.#config));
     // A node never continues its own timeline: it comes up as a fenced follower, whatever it was before.
-    await writeDurable(join(directory, "standby.signal"), "", owned);
+    await this.#put(join(directory, "standby.signal"), "");
+  }
+
+  /** What is there already need not be made durable again: a restart should be quick. */
+  async #put(file: string, content: string): Promise<void> {
+    const before = await readFile(file, "utf8").catch((error: unknown) => {
+      if (codeOf(error) === "ENOENT") return null;
+      throw error;
+    });
+    if (before === content) return;
+    await writeDurable(file, content, this.#owner === undefined ? {} : { owner: this.#owner });
   }
 
   /** initdb, roles and database in single-user mode: no socket, no other process, nothing half-open. */
@@ -111,6 +125,7 @@ export class DataDirectory {
         "--wal-method=stream",
         "--checkpoint=fast",
         "--progress",
+        "--no-sync",
         "--no-password",
       ],
       {
@@ -136,7 +151,9 @@ export class DataDirectory {
   async #finish(): Promise<void> {
     const { data, dataNew, root } = this.#paths;
     await this.configure(dataNew);
-    await this.#run("initdb", ["--sync-only", `--pgdata=${dataNew}`], { timeoutMs: initTimeoutMs });
+    await this.#run("initdb", ["--sync-only", "--sync-method=syncfs", `--pgdata=${dataNew}`], {
+      timeoutMs: initTimeoutMs,
+    });
     await makeDirectoryDurable(root);
     await rename(dataNew, data);
     await syncDirectory(root);

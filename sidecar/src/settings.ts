@@ -18,6 +18,8 @@ export const defaultSettings: Settings = {
   wal_receiver_timeout: "5s",
   wal_retrieve_retry_interval: "100ms",
   wal_receiver_status_interval: "1s",
+  // After a crash: one call instead of one per file. A rejoin may not take seconds for that.
+  recovery_init_sync_method: "syncfs",
   password_encryption: "scram-sha-256",
   logging_collector: false,
   log_destination: "stderr",

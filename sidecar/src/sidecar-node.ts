@@ -72,7 +72,8 @@ type Pending = SubmitOptions & {
 };
 
 const watchIntervalMs = 250;
-const fenceTimeoutMs = 10_000;
+/** Of the answer: crash recovery may have much to read before it knows where the log ends. */
+const attachFenceTimeoutMs = 3_600_000;
 const followTimeoutMs = 20_000;
 /** A running Postgres that doesn't answer for so long isn't well: say so. */
 const adoptTimeoutMs = 2_000;
@@ -94,7 +95,6 @@ export class SidecarNode {
   #control: ControlStatus | null = null;
   #controlAtMs = 0;
   #attaching: ControlConnection | null = null;
-  #attachFence: Promise<void> = Promise.resolve();
   #clone: Clone | null = null;
   #systemIdentifier: string | null = null;
   #seq = 0;
@@ -386,19 +386,19 @@ export class SidecarNode {
   #command(requestId: string, command: CoreCommand): void {
     const work =
       requestId === attachRequestId ? this.#fenceAtAttach(command) : this.#commandFor(requestId, command);
-    const done = work
+    void work
       .catch((error: unknown): CoreResult => {
         this.#options.logger.error({ err: error }, `the control command ${command.cmd} failed`);
         return { ok: false, code: "internal", message: messageOf(error) };
       })
       .then((result) => this.#step({ kind: "controlled", requestId, result }));
-    if (requestId === attachRequestId) this.#attachFence = done;
   }
 
   async #fenceAtAttach(command: CoreCommand): Promise<CoreResult> {
     assert(this.#attaching !== null && command.cmd === "fence", "only a fence is sent while attaching");
-    const result = await this.#send(this.#attaching, command, undefined, { timeoutMs: fenceTimeoutMs });
-    if (!result.ok)
+    const limits = { timeoutMs: attachFenceTimeoutMs };
+    const result = await this.#send(this.#attaching, command, undefined, limits);
+    if (!result.ok && result.code !== "disconnected" && result.code !== "superseded")
       this.#options.logger.warn({ code: result.code }, `could not fence Postgres: ${result.message}`);
     return result;
   }
@@ -508,12 +508,13 @@ export class SidecarNode {
     this.watchers.publish();
   }
 
-  async #onAttached(connection: ControlConnection, status: ControlStatus): Promise<void> {
+  #onAttached(connection: ControlConnection, status: ControlStatus): void {
     this.#onStatus(status);
     const leads = status.state === "candidate" || status.state === "elected" || status.state === "leader";
+    // The fence is the first command on this connection, so it comes before whatever else is asked. Its answer may
+    // take long (it names the end of the log, which recovery must find first) and is nobody's.
     this.#attaching = connection;
     this.#step({ kind: "attached", fenceTerm: status.fenceTerm, leadsTerm: leads ? status.term : term(0) });
-    await this.#attachFence;
     this.#attaching = null;
     setImmediate(() => this.#resumeFollow());
   }

@@ -14,8 +14,8 @@ import { type CrashHistory, noCrash, planRestart } from "./restart-planner.ts";
 export type SupervisorHandlers = {
   /** The phase or the last exit changed; called synchronously, before anything else happens. */
   readonly changed: () => void;
-  /** The control socket answers. What is done before the promise is fulfilled comes before `whenAttached`. */
-  readonly attached: (connection: ControlConnection, status: ControlStatus) => Promise<void>;
+  /** The control socket answers. What is sent here is sent before anything else. */
+  readonly attached: (connection: ControlConnection, status: ControlStatus) => void;
   readonly status: (status: ControlStatus) => void;
   /** Postgres ended without having been asked to. */
   readonly crashed: (reason: string) => void;
@@ -168,7 +168,7 @@ export class Supervisor {
     try {
       if (this.adopt()) return;
       const killed = await killLeftovers(startOptions.paths.data, leftoversTimeoutMs);
-      if (killed > 0) logger.warn({ processes: killed }, "killed what a dead Postgres had left behind");
+      if (killed > 0) logger.info({ processes: killed }, "killed what a dead Postgres had left behind");
       await configure();
       this.#run(await PostgresProcess.start({ ...startOptions, onExit: this.#onExit }));
     } catch (error) {
@@ -308,7 +308,7 @@ export class Supervisor {
   /** What went wrong, or null. */
   async #introduce(connection: ControlConnection, status: ControlStatus): Promise<string | null> {
     try {
-      await this.#options.handlers.attached(connection, status);
+      this.#options.handlers.attached(connection, status);
       const watching = await connection.watch(this.#options.watchIntervalMs, controlLimits);
       return watching.ok ? null : watching.message;
     } catch (error) {
