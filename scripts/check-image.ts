@@ -135,7 +135,9 @@ async function tryOut(root: Root, stage: Stage): Promise<string[]> {
       "('quorate','amcheck') order by 1\"",
     "pg_ctl -w -D /tmp/data stop >/dev/null && rm -r /tmp/data",
   ].join(" && ");
-  found.push((await inRoot(root, server)).trim());
+  const extensions = (await inRoot(root, server)).trim();
+  if (extensions !== "amcheck\nquorate") throw new Error(`the server offers the extensions ${extensions}`);
+  found.push(extensions);
   // Without its configuration the sidecar must say what it misses: so its own modules load.
   const command = [...commandOf(stage, "entrypoint"), ...commandOf(stage, "cmd")].join(" ");
   const output = await inRoot(root, `${command} 2>&1 || echo "exit code $?"`, 60_000);
@@ -155,8 +157,9 @@ async function main(): Promise<void> {
       path.join(repoRoot, "Dockerfile.postgres"),
     )
     .option("--keep", "leave the roots where they are")
+    .option("--reuse <directory>", "take all stages but the last from what an earlier run left with --keep")
     .parse();
-  const { file, keep } = command.opts<{ file: string; keep?: boolean }>();
+  const { file, keep, reuse } = command.opts<{ file: string; keep?: boolean; reuse?: string }>();
   if (process.getuid?.() !== 0) throw new Error("only root can do this");
   const stages = parseDockerfile(await readFile(file, "utf8"));
   const parent = await mkdtemp(path.join(tmpdir(), "quorate-image-"));
@@ -165,6 +168,11 @@ async function main(): Promise<void> {
   try {
     let last: Root | undefined;
     for (const [at, stage] of stages.entries()) {
+      if (reuse !== undefined && at < stages.length - 1) {
+        const directory = path.join(reuse, `${at}`);
+        roots.set(stage.name ?? `${at}`, { directory, env: {}, workdir: "/", user: "root" });
+        continue;
+      }
       last = await makeRoot(stage.image, path.join(parent, `${at}`));
       roots.set(stage.name ?? `${at}`, last);
       for (const instruction of stage.instructions) await perform(last, instruction, roots);
