@@ -166,13 +166,22 @@ export const mutations: readonly Mutation[] = [
     "flushed: 0,\n      beat: 0,",
     "flushed: hello.history.at(-1)?.endLsn ?? 0,\n      beat: 0,",
   ),
-  one(
-    "sends-unflushed",
-    "the leader sends what is not on its own disk",
-    postgres,
-    "const upTo = follower.member ? flushed :",
-    "const upTo = follower.member ? records.length :",
-  ),
+  {
+    name: "sends-unflushed",
+    what: "the leader sends, and calls durable, what is not on its own disk",
+    edits: [
+      {
+        file: postgres,
+        find: "const upTo = follower.member ? flushed",
+        put: "const upTo = follower.member ? records.length",
+      },
+      {
+        file: postgres,
+        find: "return Math.min(durable, lastLsn(this.disk.records, this.disk.flushed));",
+        put: "return Math.min(durable, lastLsn(this.disk.records));",
+      },
+    ],
+  },
   one(
     "acks-unflushed",
     "a follower acknowledges what is not on its disk",
@@ -193,6 +202,11 @@ export const mutations: readonly Mutation[] = [
         file: postgres,
         find: "const { records, flushed } = this.disk;\n      this.host.respond",
         put: "const { records } = this.disk;\n      const flushed = records.length;\n      this.host.respond",
+      },
+      {
+        file: node,
+        find: "|| state.recruitedTerm !== request.term) {",
+        put: ") {",
       },
     ],
   },

@@ -176,7 +176,7 @@ export class Machine {
   }
 
   #heartbeat(): void {
-    this.#pushStatus();
+    this.pushStatus();
     this.#afterSidecar(400, () => this.#heartbeat());
   }
 
@@ -226,7 +226,7 @@ export class Machine {
         send: (to, message) => this.#host.sendStream(this.id, to, message),
         newConnection: () => this.#host.newConnection(this.id),
         respond: (requestId, result) => this.#controlled(requestId, result),
-        changed: () => this.#pushStatus(),
+        changed: () => this.pushStatus(),
         finishWrite: this.#host.finishWrite,
         finishRead: this.#host.finishRead,
       },
@@ -282,7 +282,7 @@ export class Machine {
         result: { ok: false, code: "postgres_down", message: "Postgres ended" },
       });
     }
-    this.#pushStatus();
+    this.pushStatus();
     if (this.#core !== null) {
       this.#startPostgresSoon();
     }
@@ -378,7 +378,7 @@ export class Machine {
       this.#persisting.shift();
       this.promise = promise;
       this.#feed({ kind: "persisted", requestId, ok: true });
-      this.#pushStatus();
+      this.pushStatus();
     });
   }
 
@@ -446,7 +446,7 @@ export class Machine {
 
   // ---- status
 
-  #pushStatus(): void {
+  pushStatus(): void {
     if (this.#statusPlanned || this.#core === null) {
       return;
     }

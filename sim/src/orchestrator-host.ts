@@ -52,6 +52,8 @@ export interface OrchestratorHost {
     done: (ok: boolean, lsn: number) => void,
   ) => void;
   readonly trace: (text: string) => void;
+  /** Asks every node for its status at once. */
+  readonly watch: (from: string) => void;
   readonly attemptEnded: (ok: boolean) => void;
 }
 
@@ -64,6 +66,18 @@ export const simCoordinatorOptions: CoordinatorOptions = {
   establishTimeoutMs: 1_200,
   backoffMinMs: 30,
   backoffMaxMs: 1_000,
+};
+
+/** For the storms: attempts come and go quickly. */
+export const hastyCoordinatorOptions: CoordinatorOptions = {
+  graceMs: 2,
+  recruitTimeoutMs: 40,
+  fetchTimeoutMs: 80,
+  electTimeoutMs: 60,
+  followTimeoutMs: 200,
+  establishTimeoutMs: 150,
+  backoffMinMs: 10,
+  backoffMaxMs: 500,
 };
 
 export const simDetectorOptions: DetectorOptions = {
@@ -101,8 +115,9 @@ export class Orchestrator {
   #lookPlannedAtMs = Number.POSITIVE_INFINITY;
   #notBeforeMs = 0;
   #rulesets: Ruleset[] = [];
-  /** Switched off, it acts only when told to: the sharpest test of the protocol alone. */
+  /** Switched off, it changes leaders only when told to: the sharpest test of the protocol alone. */
   automatic = true;
+  hasty = false;
 
   constructor(name: string, rank: number, host: OrchestratorHost, seed: number) {
     this.name = name;
@@ -119,14 +134,25 @@ export class Orchestrator {
     this.#run += 1;
     this.#up = true;
     this.#detector = initialDetector;
-    this.#coordinator = initialCoordinator(coordinatorId(`${this.name}.${this.#run}`), simCoordinatorOptions);
+    this.#coordinator = initialCoordinator(coordinatorId(`${this.name}.${this.#run}`), this.#options());
     this.#seen = new Map();
     this.#busy = new Set();
     this.#planned = null;
     this.#lookPlannedAtMs = Number.POSITIVE_INFINITY;
     this.#notBeforeMs = 0;
     this.#rulesets = [];
+    this.#host.watch(this.name);
     this.#lookAt(this.#host.queue.nowMs + 50);
+  }
+
+  #options(): CoordinatorOptions {
+    return this.hasty ? hastyCoordinatorOptions : simCoordinatorOptions;
+  }
+
+  calm(): void {
+    this.automatic = true;
+    this.hasty = false;
+    this.#coordinator = { ...this.#coordinator, options: this.#options() };
   }
 
   crash(): void {
@@ -254,7 +280,7 @@ export class Orchestrator {
   #look(): void {
     const nowMs = this.#host.queue.nowMs;
     this.#lookAt(nowMs + 300);
-    if (this.#coordinator.attempt !== null || this.#planned !== null || !this.automatic) {
+    if (this.#coordinator.attempt !== null || this.#planned !== null) {
       return;
     }
     const { state, decisions } = detect(this.#detector, this.#observation(), simDetectorOptions);
@@ -273,6 +299,9 @@ export class Orchestrator {
         this.#lookAt(decision.atMs + 0.01);
         return;
       case "changeLeader":
+        if (!this.automatic) {
+          return;
+        }
         if (nowMs < this.#notBeforeMs) {
           this.#lookAt(this.#notBeforeMs + 0.01);
           return;
@@ -485,7 +514,7 @@ export class Orchestrator {
     const leader = this.#leaderNow();
     const current = leader?.status.view.ruleset ?? null;
     const wanted = current === null ? null : make(current);
-    if (!this.idle || leader === null || current === null || wanted === null) {
+    if (!this.#up || leader === null || current === null || wanted === null) {
       return;
     }
     const { term, followers } = leader.status.view;

@@ -771,10 +771,14 @@ export class Postgres {
     if (upTo <= follower.sent) {
       return;
     }
-    const batch = records.slice(follower.sent, upTo);
-    follower.sent = upTo;
     const commit = follower.purpose === "follow" ? this.#publishable() : 0;
-    this.host.send(follower.node, { kind: "wal", conn: follower.conn, records: batch, commit });
+    const { conn } = follower;
+    while (follower.sent < upTo) {
+      const next = Math.min(upTo, follower.sent + 1 + this.host.random.below(4));
+      const batch = records.slice(follower.sent, next);
+      follower.sent = next;
+      this.host.send(follower.node, { kind: "wal", conn, records: batch, commit });
+    }
   }
 
   #onAck(ack: Extract<StreamMessage, { kind: "ack" }>): void {

@@ -9,6 +9,7 @@ import {
   type NodeId,
   node,
   nodeId,
+  type Rule,
   type Ruleset,
 } from "@quorate/consensus";
 import { Random } from "./random.ts";
@@ -37,7 +38,10 @@ export type Action =
       readonly policy: number;
       readonly without: readonly NodeId[];
       readonly byCoordinator: boolean;
-    };
+    }
+
+  /** Whoever leads is asked at once: an operator without an orchestrator. */
+  | { readonly kind: "rulesNow"; readonly policy: number; readonly without: readonly NodeId[] };
 
 export interface Step {
   readonly atMs: number;
@@ -52,6 +56,7 @@ export interface WorldPlan {
   readonly policy: number;
   readonly orchestrators: number;
   readonly automatic: boolean;
+  readonly hasty: boolean;
   readonly clients: number;
   readonly safetyMs: number;
   readonly loss: number;
@@ -69,6 +74,9 @@ export function isQuorate(ruleset: Ruleset | null): ruleset is Ruleset {
 
 /** Policies by number; null when the nodes don't fit. Numbers, so that a script stays plain data. */
 export function rulesetOf(policy: number, nodes: readonly CohortNode[], version: number): Ruleset | null {
+  if (policy >= randomRules) {
+    return randomRuleset(policy, nodes, version);
+  }
   const names = ["majority", "any-n", "cross-zone", "two-zones", "majority", "explicit", "explicit"];
   const kind = policy % names.length;
   const found = findPolicy(names[kind] ?? "majority");
@@ -99,18 +107,26 @@ export function rulesetOf(policy: number, nodes: readonly CohortNode[], version:
   return compiled.ok ? compiled.ruleset : null;
 }
 
-export function singleRuleset(members: readonly CohortNode[]): Ruleset {
-  const rule = atLeast(
-    1,
-    members.slice(0, 1).map((member) => node(member.id)),
-  );
-  const [first] = members;
-  return {
-    version: 1,
-    name: "single",
-    cohort: members,
-    leaders: first === undefined ? new Map() : new Map([[first.id, rule]]),
+const randomRules = 1_000;
+
+/** Rules that nobody would choose: any threshold trees over any of the nodes, another for each leader. */
+function randomRuleset(policy: number, nodes: readonly CohortNode[], version: number): Ruleset | null {
+  const random = Random.stream(policy, "rules");
+  const ids = nodes.map((member) => member.id);
+  const tree = (depth: number): Rule => {
+    if (depth === 0 || random.chance(0.5)) {
+      return node(random.pick(ids));
+    }
+    const rules = Array.from({ length: 1 + random.below(4) }, () => tree(depth - 1));
+    return atLeast(1 + random.below(rules.length), rules);
   };
+  const leaders = new Map<NodeId, Rule>();
+  for (const id of ids) {
+    if (random.chance(0.7)) {
+      leaders.set(id, tree(2));
+    }
+  }
+  return leaders.size === 0 ? null : { version, name: `random-${policy}`, cohort: nodes, leaders };
 }
 
 export interface PlanOptions {
@@ -128,9 +144,13 @@ export function planOf(seed: number, options: PlanOptions = { short: true }): Wo
   }));
   const spare = count >= 3 && random.chance(0.25) ? 1 : 0;
   const founders = nodes.slice(0, count - spare).map((member) => member.id);
-  let policy = random.below(7) + 8 * random.below(2);
+  const storm = count > 1 && random.chance(0.4);
+  let policy = storm ? randomRules + random.below(1_000_000) : random.below(7) + 8 * random.below(2);
   while (rulesetOf(policy, nodes.slice(0, founders.length), 1) === null) {
     policy += 1;
+  }
+  if (storm) {
+    return stormOf(seed, random, nodes, founders, policy);
   }
   const orchestrators = random.pick([1, 2, 2, 3]);
   const calm = random.chance(0.25);
@@ -142,6 +162,7 @@ export function planOf(seed: number, options: PlanOptions = { short: true }): Wo
     policy,
     orchestrators,
     automatic: random.chance(0.6),
+    hasty: false,
     clients: 1 + random.below(3),
     safetyMs,
     loss: calm ? 0 : random.pick([0, 0.01, 0.05, 0.15]),
@@ -163,6 +184,102 @@ export function planOf(seed: number, options: PlanOptions = { short: true }): Wo
   }
   steps.sort((a, b) => a.atMs - b.atMs);
   return { ...world, steps };
+}
+
+/** No failure table, no patience: coordinators at random moments, strange rules, a network that rearranges itself. */
+function stormOf(
+  seed: number,
+  random: Random,
+  nodes: readonly CohortNode[],
+  founders: readonly NodeId[],
+  policy: number,
+): WorldPlan {
+  const safetyMs = random.between(600, 2_000);
+  const world = {
+    seed,
+    nodes,
+    founders,
+    policy,
+    orchestrators: random.pick([1, 2, 2, 3]),
+    automatic: false,
+    hasty: true,
+    clients: 3,
+    safetyMs,
+    loss: random.pick([0, 0, 0.02, 0.1]),
+    duplicate: random.pick([0, 0.1]),
+    stall: random.pick([0, 0.1, 0.3]),
+    stallMs: random.pick([30, 100, 400]),
+  };
+  const pauseMs = random.pick([15, 40, 80, 120]);
+  const steps: Step[] = [];
+  for (let atMs = 60; atMs < safetyMs; atMs += random.between(0, 2 * pauseMs)) {
+    const action = stormAction(random, world);
+    steps.push({ atMs, action });
+    if (random.chance(0.5)) {
+      steps.push(...afterwards(random, world, action, atMs));
+    }
+  }
+  steps.sort((a, b) => a.atMs - b.atMs);
+  return { ...world, steps };
+}
+
+/** In a storm: what hits a leader change or a rules change in its middle. */
+function afterwards(random: Random, world: Omit<WorldPlan, "steps">, action: Action, atMs: number): Step[] {
+  const soonMs = atMs + random.between(0, random.pick([8, 20, 40]));
+  switch (action.kind) {
+    case "change":
+    case "rulesNow":
+    case "rules": {
+      const { id } = random.pick(world.nodes);
+      const ms = random.between(20, 300);
+      const hit: Action = random.chance(0.6)
+        ? { kind: "cut", pairs: pairsOf(random, world), ms }
+        : { kind: "powerCut", nodes: [id], downMs: ms };
+      const at = random.below(world.orchestrators);
+      const then: Action = { kind: "change", at, candidate: null, lease: false };
+      return [
+        { atMs: soonMs, action: hit },
+        { atMs: soonMs + random.between(1, 30), action: then },
+      ];
+    }
+    case "killOrchestrator": {
+      const { at } = action;
+      const again: Action = { kind: "change", at, candidate: null, lease: false };
+      return [{ atMs: atMs + action.downMs + random.between(2, 30), action: again }];
+    }
+    default:
+      return [];
+  }
+}
+
+function stormAction(random: Random, world: Omit<WorldPlan, "steps">): Action {
+  const ids = world.nodes.map((member) => member.id);
+  const one = random.pick(ids);
+  const at = random.below(world.orchestrators);
+  const ms = random.between(10, 300);
+  const dice = random.fraction();
+  if (dice < 0.35) {
+    return { kind: "change", at, candidate: random.chance(0.4) ? one : null, lease: false };
+  }
+  if (dice < 0.6) {
+    const policy = randomRules + random.below(1_000_000);
+    const without = random.chance(0.3) ? [one] : [];
+    return random.chance(0.3)
+      ? { kind: "rules", at, policy, without, byCoordinator: true }
+      : { kind: "rulesNow", policy, without };
+  }
+  if (dice < 0.8) {
+    return { kind: "cut", pairs: pairsOf(random, world), ms };
+  }
+  if (dice < 0.85) {
+    return { kind: "killPostgres", node: one };
+  }
+  if (dice < 0.93) {
+    return { kind: "powerCut", nodes: [one], downMs: ms };
+  }
+  return dice < 0.97
+    ? { kind: "freezePostgres", node: one, ms }
+    : { kind: "killOrchestrator", at, downMs: random.between(1, 40) };
 }
 
 /** Things that are most dangerous right after something else: a cut after a rules change, a race of coordinators. */

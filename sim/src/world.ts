@@ -8,6 +8,7 @@ import {
   coordinatorId,
   type NodeId,
   type NodeRequest,
+  planRulesetChange,
   type Ruleset,
 } from "@quorate/consensus";
 import { Checker, InvariantViolation } from "./checker.ts";
@@ -121,6 +122,7 @@ export class World {
     for (const [index, name] of orchestratorNames(plan.orchestrators).entries()) {
       const orchestrator = new Orchestrator(name, index, orchestratorHost, plan.seed);
       orchestrator.automatic = plan.automatic;
+      orchestrator.hasty = plan.hasty;
       this.orchestrators.push(orchestrator);
     }
   }
@@ -182,6 +184,11 @@ export class World {
       queue: this.queue,
       nodes: this.plan.nodes.map((member) => member.id),
       trace: (text) => this.note(text),
+      watch: (from) => {
+        for (const machine of this.machines.values()) {
+          this.network.datagram(from, machine.id, () => machine.pushStatus(), false);
+        }
+      },
       attemptEnded: () => {
         this.#attempts += 1;
       },
@@ -408,6 +415,9 @@ export class World {
       case "rules":
         this.#changeRules(action);
         return;
+      case "rulesNow":
+        this.#rulesNow(action);
+        return;
       default:
         action satisfies never;
     }
@@ -444,6 +454,40 @@ export class World {
       orchestrator?.changeByCoordinator(make);
     } else {
       orchestrator?.changeRuleset(make);
+    }
+  }
+
+  #rulesNow({ policy, without }: Extract<Action, { kind: "rulesNow" }>): void {
+    const leader = this.#leader();
+    const leading = leader?.postgres?.leading;
+    const current = leader?.postgres?.view().ruleset;
+    if (!leader || !leading || !current) {
+      return;
+    }
+    const members = this.plan.nodes.filter(
+      (member) => !without.includes(member.id) && this.machines.get(member.id)?.disk !== null,
+    );
+    let wanted: Ruleset | null = null;
+    for (let more = 0; more < 10 && wanted === null; more += 1) {
+      const made = rulesetOf(policy + more, members, current.version + 1);
+      wanted = made?.leaders.has(leader.id) === true ? made : null;
+    }
+    if (wanted === null) {
+      return;
+    }
+    const streaming = new Set(members.map((member) => member.id));
+    const term = asTerm(leading.term);
+    const plan = planRulesetChange({ leader: leader.id, term, current, pending: null, wanted, streaming });
+    if (plan.ok) {
+      this.note(`operator asks ${leader.id} for ruleset ${wanted.version}`);
+      const request: NodeRequest = {
+        kind: "changeRuleset",
+        term,
+        rule: plan.rule,
+        ruleset: plan.ruleset,
+        timeoutMs: 800,
+      };
+      leader.request(request, () => undefined);
     }
   }
 
@@ -523,7 +567,7 @@ export class World {
     for (const orchestrator of this.orchestrators) {
       orchestrator.thaw();
       orchestrator.start();
-      orchestrator.automatic = true;
+      orchestrator.calm();
     }
     this.#attempts = 0;
   }
