@@ -12,7 +12,7 @@ import {
   type Verdict,
 } from "./recruitment.ts";
 import { formatRule } from "./rule.ts";
-import { allNodes, cohortIds, formatRuleset, type Ruleset } from "./ruleset.ts";
+import { allNodes, formatRuleset, type Ruleset } from "./ruleset.ts";
 import {
   assert,
   assertNever,
@@ -531,6 +531,7 @@ function onElectReply(work: Work, result: CallResult): void {
   work.timer("establish", work.state.options.establishTimeoutMs);
 }
 
+/** Whoever can be recruited may have everything: its replay stops at the commit LSN anyway. */
 function follow(work: Work, id: NodeId): void {
   const { phase } = work.attempt;
   if (phase.kind !== "establishing") {
@@ -541,8 +542,12 @@ function follow(work: Work, id: NodeId): void {
   if (id === plan.candidate) {
     return;
   }
-  const member = plan.rulesets.some((ruleset) => cohortIds(ruleset).includes(id));
-  const make = (base: CallBase): Call => ({ ...base, method: "follow", leader: plan.candidate, member });
+  const make = (base: CallBase): Call => ({
+    ...base,
+    method: "follow",
+    leader: plan.candidate,
+    member: true,
+  });
   work.call("follow", id, make, work.state.options.followTimeoutMs);
 }
 

@@ -21,6 +21,8 @@ export interface Promised {
 export interface RulesetText {
   readonly version: number;
   readonly text: string;
+  /** In reports: term and end of its record in the log. */
+  readonly recordedAt?: Position;
 }
 
 /** As NodeStatus.postgres in proto/quorate.proto. */

@@ -13,10 +13,13 @@ export interface Report {
   /** Applied; null only on a node of a cluster that has no ruleset yet. */
   readonly ruleset: Ruleset | null;
   /** Ruleset records in the log beyond what is applied, oldest first. */
-  readonly tailRulesets: readonly Ruleset[];
+  readonly tailRulesets: readonly TailRuleset[];
   /** False on an ex-leader that would have to restart before it could lead. Absent: true. */
   readonly inRecovery?: boolean;
 }
+
+/** `recordedAt`: term and end of its record, as far as the node tells. */
+export type TailRuleset = Ruleset & { readonly recordedAt?: Position };
 
 export type Reports = ReadonlyMap<NodeId, Report>;
 
@@ -72,9 +75,29 @@ export function mostAdvanced(reports: Reports): Report | null {
   return best;
 }
 
-/** The rulesets that a report says may count: the applied one and each in its tail, oldest first. */
+/** Every ruleset that a report names: the applied one and each in its tail, oldest first. */
 export function rulesetsOf(report: Report): Ruleset[] {
   return distinctRulesets([...(report.ruleset === null ? [] : [report.ruleset]), ...report.tailRulesets]);
+}
+
+/**
+ * The rulesets of the newest log that may still count, oldest first. Those before one that is known to be durable
+ * don't: its record ends at or below a commit LSN that any recruited node knows (the newest log holds all that is
+ * committed), or the same term goes on to another ruleset record (a leader writes one only when the one before is
+ * durable).
+ */
+export function countingRulesets(newest: Report, reports: Reports): Ruleset[] {
+  const committed = (recordedAt: Position): boolean =>
+    [...reports.values()].some((report) => recordedAt.lsn <= report.commitLsn);
+  let first = -1;
+  for (const [index, { recordedAt }] of newest.tailRulesets.entries()) {
+    const next = newest.tailRulesets[index + 1]?.recordedAt;
+    const durable = recordedAt !== undefined && committed(recordedAt);
+    if (durable || (recordedAt !== undefined && recordedAt.term === next?.term)) {
+      first = index;
+    }
+  }
+  return first < 0 ? rulesetsOf(newest) : distinctRulesets(newest.tailRulesets.slice(first));
 }
 
 export interface JudgeInput {
@@ -91,7 +114,7 @@ export function judge({ reports, newRuleset, wish = {} }: JudgeInput): Verdict {
     return { ok: false, rulesets: [], newest, shortages: [{ kind: "no_report" }] };
   }
   const rulesets = distinctRulesets([
-    ...rulesetsOf(newest),
+    ...countingRulesets(newest, reports),
     ...(newRuleset === undefined ? [] : [newRuleset]),
   ]);
   if (rulesets.length === 0) {

@@ -23,6 +23,7 @@ import {
   type Ruleset,
   type RulesetText,
   stepNode,
+  type TailRuleset,
 } from "@quorate/consensus";
 import type { Checker } from "./checker.ts";
 import { Freezer } from "./freezer.ts";
@@ -521,7 +522,7 @@ export function resultOf(node: NodeId, call: Call, answer: NodeAnswer): CallResu
         position,
         commitLsn,
         ruleset: ruleset === null ? null : readRuleset(ruleset),
-        tailRulesets: tailRulesets.map(readRuleset),
+        tailRulesets: tailRulesets.map(readTailRuleset),
         inRecovery,
       };
       return { kind: "recruited", report };
@@ -533,6 +534,11 @@ export function resultOf(node: NodeId, call: Call, answer: NodeAnswer): CallResu
     default:
       return answer satisfies never;
   }
+}
+
+function readTailRuleset(text: RulesetText): TailRuleset {
+  const { recordedAt } = text;
+  return { ...readRuleset(text), ...(recordedAt === undefined ? {} : { recordedAt }) };
 }
 
 export function readRuleset(text: RulesetText): Ruleset {

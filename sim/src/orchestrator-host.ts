@@ -321,10 +321,15 @@ export class Orchestrator {
       return;
     }
     const term = this.#seen.get(leader)?.status?.view.term ?? noTerm;
-    const member = this.#rulesets.some((ruleset) => ruleset.cohort.some((each) => each.id === node));
     this.#busy.add(node);
     this.#host.trace(`${this.name} ${action} ${node}: ${reason}`);
-    const request: NodeRequest = { kind: "follow", term, coordinator: this.#coordinator.id, leader, member };
+    const request: NodeRequest = {
+      kind: "follow",
+      term,
+      coordinator: this.#coordinator.id,
+      leader,
+      member: true,
+    };
     this.#host.request(
       this.name,
       node,

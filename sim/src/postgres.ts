@@ -230,21 +230,26 @@ export class Postgres {
   }
 
   #rulesetTexts(from: number, to: number): RulesetText[] {
-    return this.rulesets(from, to).map((ruleset) => ({
+    return this.#rulesetRecords(from, to).map(({ record, ruleset }) => ({
       version: ruleset.version,
       text: formatRuleset(ruleset),
+      recordedAt: { term: asTerm(record.term), lsn: lsn(record.lsn) },
     }));
   }
 
-  rulesets(from: number, to: number): Ruleset[] {
-    const found: Ruleset[] = [];
+  #rulesetRecords(from: number, to: number): { record: LogRecord; ruleset: Ruleset }[] {
+    const found: { record: LogRecord; ruleset: Ruleset }[] = [];
     for (let index = from; index < to; index += 1) {
-      const { body } = this.disk.records[index] as LogRecord;
-      if (body.kind === "ruleset") {
-        found.push(body.ruleset);
+      const record = this.disk.records[index] as LogRecord;
+      if (record.body.kind === "ruleset") {
+        found.push({ record, ruleset: record.body.ruleset });
       }
     }
     return found;
+  }
+
+  get appliedRuleset(): Ruleset | null {
+    return this.#rulesetRecords(0, this.applied).at(-1)?.ruleset ?? null;
   }
 
   #grantProblem(grantTerm: number): string | null {
@@ -966,7 +971,7 @@ export class Postgres {
           timeline: asTerm(leading?.term ?? 0),
           replyAgeMs: nowMs - follower.repliedAtMs,
         })),
-      ruleset: this.rulesets(0, this.applied).at(-1) ?? null,
+      ruleset: this.appliedRuleset,
       flushedLsn: lastLsn(this.disk.records, this.disk.flushed),
     };
   }

@@ -475,7 +475,8 @@ export class World {
     if (wanted === null) {
       return;
     }
-    const streaming = new Set(members.map((member) => member.id));
+    const joined = leader.postgres?.followers.filter((each) => each.member) ?? [];
+    const streaming = new Set(joined.map((each) => each.node));
     const term = asTerm(leading.term);
     const plan = planRulesetChange({ leader: leader.id, term, current, pending: null, wanted, streaming });
     if (plan.ok) {
