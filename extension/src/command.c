@@ -27,6 +27,8 @@
 
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "replication/walreceiver.h"
@@ -427,7 +429,8 @@ collect_ruleset(XLogReaderState *record, TimeLineID tli, void *arg)
 	const char *rule;
 	const char *text;
 
-	if (!quorate_ruleset_decode(record, &id, &rule, &text))
+	if (!quorate_ruleset_decode(record, &id, &rule, &text) ||
+		!quorate_ruleset_is_news(&id))
 		return;
 	if (tail->n++ > 0)
 		appendStringInfoChar(&tail->json, ',');
@@ -646,6 +649,28 @@ step_elect(Operation *op, const QuorumInfo *info)
 	return true;
 }
 
+/*
+ * Has recovery reached a consistent state?  A candidate must not find out
+ * after its election that its data directory is no database yet.  Hot standby
+ * says so in most cases, but may have to wait for a snapshot in spite of it.
+ */
+static bool
+is_consistent(void)
+{
+	ControlFileData *control;
+	bool		crc_ok;
+
+	if (HotStandbyActive())
+		return true;
+	LWLockAcquire(ControlFileLock, LW_SHARED);
+	control = get_controlfile(DataDir, &crc_ok);
+	LWLockRelease(ControlFileLock);
+	return crc_ok && !control->backupEndRequired &&
+		control->backupStartPoint == InvalidXLogRecPtr &&
+		GetXLogReplayRecPtr(NULL) != InvalidXLogRecPtr &&
+		GetXLogReplayRecPtr(NULL) >= control->minRecoveryPoint;
+}
+
 /* Is this node candidate, elected or leader of the term already? */
 static bool
 already_elected(Request *request, uint32 term, const char *rule_text)
@@ -708,6 +733,12 @@ execute_elect(Request *request)
 	if (!RecoveryInProgress())
 	{
 		(void) check_result(request->client, request->id, term, QUORUM_RESTART_REQUIRED);
+		return;
+	}
+	if (!is_consistent())
+	{
+		respond_error(request->client, request->id, "not_consistent",
+					  "this node has not reached a consistent state yet");
 		return;
 	}
 

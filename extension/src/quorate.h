@@ -118,6 +118,7 @@ extern int	quorate_rules_text(uint32 term, char **rule, char **joint);
 
 /* rulesets (ruleset.c, ruleset_rmgr.c) */
 extern void quorate_ruleset_load(void);
+extern bool quorate_ruleset_is_news(const RulesetId *id);
 extern bool quorate_ruleset_apply(const RulesetId *id, const char *rule, const char *text);
 extern Ruleset *quorate_ruleset_copy(const Ruleset *shared);
 extern void quorate_register_rmgr(void);

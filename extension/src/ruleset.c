@@ -110,12 +110,24 @@ write_file(const RulesetId *id, const char *rule, const char *text)
 	durable_rename(RULESET_TEMP, RULESET_FILE, ERROR);
 }
 
-static bool
-newer(const RulesetId *a, const RulesetId *b)
+/*
+ * Is this ruleset newer than the applied one?  After a crash the file may be
+ * ahead of the position from which recovery replays.
+ */
+bool
+quorate_ruleset_is_news(const RulesetId *id)
 {
-	if (a->term != b->term)
-		return a->term > b->term;
-	return a->lsn > b->lsn;
+	RulesetId	applied;
+
+	LWLockAcquire(quorate_shared->lock, LW_SHARED);
+	applied = quorate_shared->applied.id;
+	LWLockRelease(quorate_shared->lock);
+
+	if (applied.version == 0)
+		return true;
+	if (id->term != applied.term)
+		return id->term > applied.term;
+	return id->lsn > applied.lsn;
 }
 
 /*
@@ -126,12 +138,8 @@ bool
 quorate_ruleset_apply(const RulesetId *id, const char *rule, const char *text)
 {
 	Ruleset    *applied = &quorate_shared->applied;
-	bool		is_new;
 
-	LWLockAcquire(quorate_shared->lock, LW_SHARED);
-	is_new = applied->id.version == 0 || newer(id, &applied->id);
-	LWLockRelease(quorate_shared->lock);
-	if (!is_new)
+	if (!quorate_ruleset_is_news(id))
 		return false;
 
 	write_file(id, rule, text);

@@ -1,7 +1,7 @@
 /** Raw cohorts for tests of the extension: servers and their control sockets, no sidecar, nobody who decides. */
 import { spawn } from "node:child_process";
 import { readFileSync, rmSync } from "node:fs";
-import { appendFile, open, rm, writeFile } from "node:fs/promises";
+import { appendFile, open, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import {
   asPostgres,
@@ -84,8 +84,9 @@ function makeServer(bin: string, dir: string, id: string) {
       await server.control().then((control) => control.close());
     },
 
-    async launch() {
-      await writeFile(path.join(data, "standby.signal"), "");
+    /** Without "standby" a stock server, which must not load the library. */
+    async launch({ standby = true } = {}) {
+      if (standby) await writeFile(path.join(data, "standby.signal"), "");
       const log = await open(logFile, "a", 0o644);
       const child = spawn(
         path.join(bin, "postgres"),
@@ -100,6 +101,8 @@ function makeServer(bin: string, dir: string, id: string) {
       pid = child.pid;
       exit = new Promise((resolve) => child.once("exit", (code) => resolve(code ?? -1)));
     },
+
+    log: (): Promise<string> => readFile(logFile, "utf8"),
 
     /** The exit code of the postmaster that was started last, -1 if a signal ended it. */
     exited: (): Promise<number> => exit,
@@ -202,11 +205,18 @@ function makeServer(bin: string, dir: string, id: string) {
       return (await server.sql(text))[0]?.[0];
     },
 
+    /** Also while it isn't ready for SQL yet. */
     untilValue: (text: string, expected: string): Promise<string> =>
-      poll(async () => ((await server.value(text)) === expected ? expected : undefined), {
-        what: `${id}: ${text} = ${expected}`,
-        timeoutMs: 20_000,
-      }),
+      poll(
+        async () => {
+          const value = await server.value(text).catch((error: unknown) => {
+            if (error instanceof pg.DatabaseError && error.code === "57P03") return undefined;
+            throw error;
+          });
+          return value === expected ? expected : undefined;
+        },
+        { what: `${id}: ${text} = ${expected}`, timeoutMs: 20_000 },
+      ),
 
     async dispose() {
       for (const each of connections) {
