@@ -107,6 +107,9 @@ async function run(options: Options): Promise<void> {
     append.start();
     await append.ackAfter();
     const kills: Kill[] = [];
+    cleanups.unshift(async () => {
+      if (kills.length < options.kills) console.error(await cluster.story(1_000));
+    });
     for (let i = 1; i <= options.kills; i++) {
       await delay(options.settleMs); // let the load run
       const kill = await killOnce(cluster, append, eye);

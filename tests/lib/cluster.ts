@@ -232,7 +232,7 @@ export class TestCluster {
   }
 
   /** What all components say, for a failed test. */
-  async story(lines = 150): Promise<string> {
+  async story(lines = 400): Promise<string> {
     return (await quorate("logs", "--dir", this.dir, "--postgres", "--lines", String(lines))).stdout;
   }
 

@@ -57,9 +57,9 @@ async function checkRequest(request: UpRequest): Promise<void> {
       `${dir} is not empty and holds no cluster: choose an empty or new directory with --dir`,
     );
   }
-  checkReachable(dir);
   const planned = planCluster({ ...request, cluster: clusterName, binDir: "/" });
   rulesetFor(request.policy ?? defaultPolicy, cohortNodes(planned), 1);
+  checkReachable(dir);
   for (const { port, purpose } of allPorts(planned)) {
     if (await isPortFree(planned.host, port)) continue;
     throw orchestratorErrors.error(
