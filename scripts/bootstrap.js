@@ -35,9 +35,9 @@ function giveUp(text) {
 }
 
 /** Runs a program on our terminal; its exit code, or undefined if it isn't there. */
-function runHere(command, args) {
+function runHere(command, args, cwd = root) {
   // What it prints is progress, which belongs on stderr.
-  const result = spawnSync(command, args, { cwd: root, stdio: ["inherit", 2, 2] });
+  const result = spawnSync(command, args, { cwd, stdio: ["inherit", 2, 2] });
   return result.error === undefined ? (result.status ?? 1) : undefined;
 }
 
@@ -151,11 +151,14 @@ function installNpmDependencies() {
   if (!installedMatchesLock(lock) || !pinnedNodeWorks(lock)) {
     say("quorate: installing npm dependencies");
     if (runHere("npm", ["ci", "--no-audit", "--no-fund"]) !== 0) giveUp("npm ci failed (see above)");
-    if (!pinnedNodeWorks(lock)) {
-      giveUp(
-        `the pinned Node is not at ${pinnedNode}: npm must be allowed to run install scripts (ignore-scripts=false)`,
+    // npm may be set to run no install scripts; this one brings the pinned Node.
+    if (!pinnedNodeWorks(lock))
+      runHere(
+        process.execPath,
+        [path.join(modules, "node", "installArchSpecificPackage.js")],
+        path.join(modules, "node"),
       );
-    }
+    if (!pinnedNodeWorks(lock)) giveUp(`the pinned Node could not be installed at ${pinnedNode}`);
   }
   writeFileSync(marker, hash);
 }
