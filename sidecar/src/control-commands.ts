@@ -31,6 +31,7 @@ export async function sendCommand(
       const answer = await connection.request(command, fenceResultSchema, limits);
       if (!answer.ok) return { result: answer };
       const { position, commitLsn, ruleset, tailRulesets, status } = answer.value;
+      if (position === null) return { result: unknownEnd, status };
       const report = { position, commitLsn: commitLsn ?? noLsn, ruleset, tailRulesets };
       return { result: { ok: true, report }, status };
     }
@@ -72,6 +73,12 @@ export async function sendCommand(
       return assertNever(command);
   }
 }
+
+const unknownEnd: CoreResult = {
+  ok: false,
+  code: "not_consistent",
+  message: "recovery doesn't know yet where the log ends",
+};
 
 /** The extension refuses a timeout of zero. */
 function positive(timeoutMs: number): number {

@@ -135,7 +135,8 @@ export const controlStatusSchema: z.ZodType<ControlStatus, unknown> = z.object({
 });
 
 export const fenceResultSchema = z.object({
-  position,
+  /** null: recovery doesn't know yet where the log ends. */
+  position: position.nullish().transform((value) => value ?? null),
   commitLsn: maybeLsn,
   ruleset: ruleset.nullish().transform((value) => value ?? null),
   tailRulesets: z

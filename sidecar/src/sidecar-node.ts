@@ -69,11 +69,14 @@ export type SubmitOptions = {
 type Pending = SubmitOptions & {
   readonly request: NodeRequest;
   readonly resolve: (answer: NodeAnswer) => void;
+  /** The run of Postgres to which the command was sent. */
+  sentInRun?: number;
 };
 
 const watchIntervalMs = 250;
 /** Of the answer: crash recovery may have much to read before it knows where the log ends. */
 const attachFenceTimeoutMs = 3_600_000;
+const harmlessAtAttach: ReadonlySet<string> = new Set(["disconnected", "superseded", "not_consistent"]);
 const followTimeoutMs = 20_000;
 /** A running Postgres that doesn't answer for so long isn't well: say so. */
 const adoptTimeoutMs = 2_000;
@@ -305,7 +308,7 @@ export class SidecarNode {
         this.#command(effect.requestId, effect.command);
         break;
       case "restartFenced":
-        this.#prepare(effect.requestId, () => this.supervisor.restart("immediate"));
+        this.#prepare(effect.requestId, () => this.#restartFenced(effect.requestId));
         break;
       case "clone":
         this.#prepare(effect.requestId, () => this.#cloneFrom(effect.requestId));
@@ -319,7 +322,12 @@ export class SidecarNode {
   }
 
   #persist(requestId: string, promise: Promised): void {
-    this.#promises.save(promise).then(
+    const persist = async (): Promise<void> => {
+      await this.#promises.save(promise);
+      // It may have died meanwhile.
+      await this.#settle(this.#pending.get(requestId)?.signal ?? this.#shutdown.signal);
+    };
+    persist().then(
       () => this.#step({ kind: "persisted", requestId, ok: true }),
       (error: unknown) => {
         this.#options.logger.error({ err: error }, "could not write the promise");
@@ -336,6 +344,11 @@ export class SidecarNode {
         this.#step({ kind: "prepared", requestId, ok: false, message: messageOf(error) });
       },
     );
+  }
+
+  /** Several coordinators may ask at once: one restart is enough. */
+  async #restartFenced(requestId: string): Promise<void> {
+    await this.supervisor.restart("immediate", this.#pending.get(requestId)?.sentInRun);
   }
 
   async #cloneFrom(requestId: string): Promise<void> {
@@ -398,7 +411,7 @@ export class SidecarNode {
     assert(this.#attaching !== null && command.cmd === "fence", "only a fence is sent while attaching");
     const limits = { timeoutMs: attachFenceTimeoutMs };
     const result = await this.#send(this.#attaching, command, undefined, limits);
-    if (!result.ok && result.code !== "disconnected" && result.code !== "superseded")
+    if (!result.ok && !harmlessAtAttach.has(result.code))
       this.#options.logger.warn({ code: result.code }, `could not fence Postgres: ${result.message}`);
     return result;
   }
@@ -413,6 +426,7 @@ export class SidecarNode {
     if (connection === null)
       return { ok: false, code: "timeout", message: "Postgres didn't come up in time" };
     const limits = { timeoutMs, signal };
+    pending.sentInRun = this.supervisor.run;
     const result = await this.#send(connection, command, peer, limits);
     if (result.ok || result.code !== "restart_required" || command.cmd !== "elect") return result;
     return await this.#restartCandidate(command, peer, limits);

@@ -32,7 +32,11 @@ export type SupervisorOptions = {
   readonly handlers: SupervisorHandlers;
 };
 
+/** A restart is work for this thread too: let the news of the crash leave first. */
+const newsFirstMs = 2;
 const attachRetryMs = 10;
+/** After that it is time to say that something is odd: a Postgres without the extension, say. */
+const attachWarnMs = 30_000;
 const controlLimits = { timeoutMs: 5_000 };
 const leftoversTimeoutMs = 10_000;
 
@@ -45,6 +49,7 @@ export class Supervisor {
   #history: CrashHistory = noCrash;
   #lastExit: string | null = null;
   #stopping = false;
+  #runs = 0;
   #tail: Promise<unknown> = Promise.resolve();
   readonly #restart = new Set<AbortController>();
   readonly #waiters = new Set<(connection: ControlConnection) => void>();
@@ -94,12 +99,17 @@ export class Supervisor {
     return this.exclusively(() => this.#stopNow(mode, timeoutMs));
   }
 
-  /** Back as a fenced follower, whatever it was. */
-  restart(mode: "fast" | "immediate"): Promise<void> {
+  /** Rises with each start and adoption. */
+  get run(): number {
+    return this.#runs;
+  }
+
+  /** Back as a fenced follower, whatever it was. With `ofRun`: unless that has happened since. */
+  restart(mode: "fast" | "immediate", ofRun?: number): Promise<void> {
     this.#wanted = "up";
     this.#cancelRestarts();
     return this.exclusively(async () => {
-      await this.#stopNow(mode, this.#options.stopTimeoutMs);
+      if (ofRun === undefined || ofRun === this.#runs) await this.#stopNow(mode, this.#options.stopTimeoutMs);
       await this.#startNow();
     });
   }
@@ -194,6 +204,7 @@ export class Supervisor {
   }
 
   #run(started: PostgresProcess): void {
+    this.#runs++;
     this.#process = started;
     this.#options.logger.info(
       { postgresPid: started.pid },
@@ -227,7 +238,7 @@ export class Supervisor {
     const cancel = new AbortController();
     this.#restart.add(cancel);
     const again = async (): Promise<void> => {
-      if (plan.delayMs > 0) await sleep(plan.delayMs, cancel.signal);
+      await sleep(Math.max(plan.delayMs, newsFirstMs), cancel.signal);
       if (!cancel.signal.aborted) await this.exclusively(() => this.#startNow());
     };
     again()
@@ -257,8 +268,18 @@ export class Supervisor {
 
   /** Tries until the socket answers or the process is gone. */
   async #attach(to: PostgresProcess): Promise<void> {
+    const warnAtMs = performance.now() + attachWarnMs;
+    let warned = false;
     for (;;) {
       if (to !== this.#process || to.checkDeath() || this.#stoppedForGood()) return;
+      if (!warned && performance.now() > warnAtMs) {
+        warned = true;
+        const { controlSocket } = this.#options.startOptions.paths;
+        this.#options.logger.warn(
+          { controlSocket },
+          "Postgres runs but doesn't answer on its control socket",
+        );
+      }
       const connection = await this.#open(to);
       if (connection !== null && (await this.#greet(to, connection))) return;
       await sleep(attachRetryMs);

@@ -159,6 +159,18 @@ t.test("an ex-leader follows by a restart, and follows again after a crash", asy
   );
 });
 
+t.test("two coordinators that send an ex-leader the same way cause one restart", async (t) => {
+  const sidecar = await leader(t);
+  const { seen } = await sidecar.watch(t);
+  const peer = { leader: nodeId("n2"), host: "127.0.0.1", port: 5_999, member: true };
+  const both = await Promise.all(
+    [o1, o2].map((coordinator) => sidecar.client.follow({ term: term(3), coordinator, ...peer })),
+  );
+  t.match(both, [{ ok: true }, { ok: true }]);
+  const pids = new Set(seen.map(({ status }) => status.pid).filter((pid) => pid !== null));
+  t.equal(pids.size, 2, "the leader's and one more");
+});
+
 t.test("a recruited leader that is to lead again becomes a follower in between", async (t) => {
   const sidecar = await leader(t);
   const { pid } = await sidecar.client.getStatus();
