@@ -90,7 +90,7 @@ t.test("TLS: asked for, direct, with channel binding", async (t) => {
   );
   t.equal(
     await psql(
-      "user=alice dbname=other sslmode=verify-ca channel_binding=require sslrootcert=" + certFile,
+      `user=alice dbname=other sslmode=verify-ca channel_binding=require sslrootcert=${certFile}`,
       "select 3",
       "mirror",
     ),

@@ -22,7 +22,7 @@ t.test("settings become effects that can be replayed", async (t) => {
   t.same(effects("reset all"), [{ kind: "reset-all" }]);
   t.same(effects("select set_config('A.b', 'v', false)"), [{ kind: "set", name: "a.b", value: "v" }]);
   t.same(effects("begin; set a.b = 1; rollback to s; commit"), [
-    { kind: "none" },
+    { kind: "begin" },
     { kind: "set", name: "a.b", value: "1" },
     { kind: "rollback-to", name: "s" },
     { kind: "commit" },

@@ -56,9 +56,6 @@ export class Job implements Waiter {
   staleStatement(): boolean {
     return false;
   }
-  nameOf(): string {
-    return "";
-  }
   serverLost(): void {}
   serverDrained(): void {}
 }

@@ -62,6 +62,9 @@ export type PoolHost = {
   log(level: "info" | "warn", text: string, fields: Record<string, unknown>): void;
 };
 
+const mostCustomNames = 1000;
+const functionsGoodForMs = 60_000;
+
 /** Errors of a login that waiting won't heal. */
 const hopeless = /^(28|3D|42|0A|08P01)/;
 
@@ -76,6 +79,10 @@ export class Pool implements ServerOwner {
   readonly idle: Server[] = [];
   /** What a server reports after login with these settings: a later client needs no server to be greeted. */
   readonly greetings = new Map<string, Reported>();
+  /** Names of settings that clients made up, as far as seen. */
+  readonly customNames = new Set<string>();
+  /** When the bodies of functions were last read. */
+  #functionsReadAtMs = Number.NEGATIVE_INFINITY;
   paused = false;
   clients = 0;
   #waiters: Waiter[] = [];
@@ -179,6 +186,23 @@ export class Pool implements ServerOwner {
       client.waiting = false;
       client.granted(server);
     });
+  }
+
+  noteCustomNames(names: readonly string[]): void {
+    if (this.customNames.size < mostCustomNames) for (const name of names) this.customNames.add(name);
+  }
+
+  /** Functions may have changed: the next look reads their bodies. */
+  definitionsChanged(): void {
+    this.#functionsReadAtMs = Number.NEGATIVE_INFINITY;
+  }
+
+  /** Whether it is time to read the bodies of functions (again). */
+  readFunctionsNow(): boolean {
+    const now = this.host.nowMs();
+    if (now - this.#functionsReadAtMs < functionsGoodForMs) return false;
+    this.#functionsReadAtMs = now;
+    return true;
   }
 
   /** In front of all others: it had its turn already. */

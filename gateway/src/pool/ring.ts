@@ -82,6 +82,22 @@ export class Ring {
     return -1;
   }
 
+  /** Whether this statement is being prepared in a request whose Sync has been sent: it may fail yet. */
+  parsedBeforeSync(statement: Statement): boolean {
+    let sync = false;
+    for (let index = this.length - 1; index >= 0; index--) {
+      const kind = this.kind(index);
+      if (kind === owed.sync) sync = true;
+      else if (
+        sync &&
+        (kind === owed.parse || kind === owed.parseHidden) &&
+        this.statement(index) === statement
+      )
+        return true;
+    }
+    return false;
+  }
+
   count(kind: number): number {
     let found = 0;
     for (let index = 0; index < this.length; index++) if (this.kind(index) === kind) found++;
@@ -93,11 +109,11 @@ export class Ring {
     return this.count(owed.query) + this.count(owed.sync) + this.count(owed.functionCall);
   }
 
-  /** Whether something owed might end (and so commit) a transaction. */
-  mayCommit(): boolean {
+  /** Whether something owed might begin, or end (and so commit), a transaction. */
+  mayDo(what: "begin" | "commit"): boolean {
     for (let index = 0; index < this.length; index++) {
       const plan = this.plan(index);
-      if (plan?.effects?.some((effect) => effect.kind === "commit")) return true;
+      if (plan?.effects?.some((effect) => effect.kind === what)) return true;
     }
     return false;
   }

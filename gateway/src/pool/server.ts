@@ -31,8 +31,6 @@ export interface Holder {
   failingError(): Buffer;
   /** A stale plan; true if the request will be made again, the error is not for the client then. */
   staleStatement(statement: Statement | undefined): boolean;
-  /** The client's own name of a statement. */
-  nameOf(statement: Statement | undefined): string;
   serverLost(reason: string, error: Buffer | undefined): void;
   serverDrained(): void;
 }
@@ -74,6 +72,9 @@ for (const type of [
 ]) {
   whole[type] = 1;
 }
+/** Shared statements on one connection. */
+const mostStatements = 500;
+
 /** A server that sends a longer control message than this is broken. */
 const longestControl = 16 * 1024 * 1024;
 
@@ -118,6 +119,8 @@ export class Server implements LinkOwner {
   #carryLength = 0;
   #paused = false;
   #internals: Internal[] = [];
+  /** What the client gets in the place of the message that is being handled. */
+  #instead: Buffer | undefined;
   /** The server's last words, if it said any (57P01 …). */
   #lastError: Buffer | undefined;
 
@@ -152,6 +155,16 @@ export class Server implements LinkOwner {
     this.#stale.add(statement);
   }
   #stale: Set<Statement> | undefined;
+
+  /** The oldest shared statement, when there are too many; no longer one of this connection's. */
+  evict(): Statement | undefined {
+    if (this.statements.size < mostStatements) return undefined;
+    for (const oldest of this.statements) {
+      this.statements.delete(oldest);
+      return oldest;
+    }
+    return undefined;
+  }
 
   /** True, once, for a statement whose old plan is still there under its name. */
   takeStale(statement: Statement): boolean {
@@ -277,10 +290,14 @@ export class Server implements LinkOwner {
       } else {
         const passOn = internal
           ? this.#internalMessage(type, bytes, at, next)
-          : this.#message(type, bytes, at, next, run);
+          : this.#message(type, bytes, at, next);
         if (!passOn) {
           this.#forward(bytes, run, at);
           run = upTo;
+          if (this.#instead !== undefined) {
+            this.holder?.link.send(this.#instead, 0, this.#instead.length);
+            this.#instead = undefined;
+          }
         }
         const head = this.ring.head;
         if (head === owed.parseMade || head === owed.closeMade || head === owed.copyEnd) {
@@ -332,7 +349,7 @@ export class Server implements LinkOwner {
   }
 
   /** True: the client gets it. */
-  #message(type: number, bytes: Buffer, start: number, end: number, _run: number): boolean {
+  #message(type: number, bytes: Buffer, start: number, end: number): boolean {
     const { ring } = this;
     const head = ring.head;
     switch (type) {
@@ -433,8 +450,7 @@ export class Server implements LinkOwner {
     }
     let passOn = true;
     if (head === owed.failing && holder !== undefined) {
-      const ours = holder.failingError();
-      holder.link.send(ours, 0, ours.length);
+      this.#instead = holder.failingError();
       passOn = false;
     } else if (head !== owed.sync) {
       const fields = readErrorFields(bytes, start, end);
@@ -444,8 +460,8 @@ export class Server implements LinkOwner {
         if (statement !== undefined) this.statements.delete(statement);
         const again = holder?.staleStatement(statement) ?? false;
         if (again) passOn = false;
-      } else if (passOn && fields.get("M")?.includes(serverNamePrefix) && holder !== undefined) {
-        this.#sayClientsName(bytes, start, end, holder);
+      } else if (passOn && fields.get("M")?.includes(serverNamePrefix)) {
+        this.#sayClientsName(bytes, start, end);
         passOn = false;
         this.answersSeen++;
       }
@@ -456,11 +472,10 @@ export class Server implements LinkOwner {
   }
 
   /** An error that names a shared statement: the client gets it with its own name. */
-  #sayClientsName(bytes: Buffer, start: number, end: number, holder: Holder): void {
-    const name = holder.nameOf(this.ring.statement(0));
+  #sayClientsName(bytes: Buffer, start: number, end: number): void {
+    const name = this.ring.name(0) ?? "";
     const text = bytes.utf8Slice(start + 5, end).replace(sharedName, name);
-    const renamed = message(be.error, text);
-    holder.link.send(renamed, 0, renamed.length);
+    this.#instead = message(be.error, text);
   }
 
   /** After an error in the extended protocol everything up to Sync has been ignored: as if it had never been noted. */
@@ -478,13 +493,17 @@ export class Server implements LinkOwner {
         }
       }
       const name = ring.name(index);
-      if (name !== undefined) {
+      if (name !== undefined && kind !== owed.bind && kind !== owed.describe) {
         // A Parse that failed has dropped the unnamed statement all the same.
         const previous = index === 0 && name === "" ? undefined : ring.previous(index);
         holder?.undo(name, previous);
       }
     }
-    for (let index = 0; index < skipped; index++) ring.pop();
+    const first = ring.head;
+    for (let index = 0; index < skipped; index++) {
+      if ((index > 0 || first !== owed.failing) && ring.head === owed.failing) holder?.failingError();
+      ring.pop();
+    }
     if (sync < 0) this.skipping = true;
     this.hideParses = 0;
   }
@@ -545,7 +564,7 @@ export class Server implements LinkOwner {
     const internal = this.#internals[0] as Internal;
     if (type === be.dataRow) internal.rows.push(readRow(bytes, start));
     else if (type === be.error) internal.error = readError(bytes, start, end);
-    else if (type === be.parameterStatus) this.#message(type, bytes, start, end, start);
+    else if (type === be.parameterStatus) this.#message(type, bytes, start, end);
     else if (type === be.notification) return true;
     return false;
   }

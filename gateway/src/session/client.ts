@@ -4,7 +4,7 @@
  */
 
 import type { Pool, Waiter } from "../pool/pool.ts";
-import { type ProbeResult, probeSql, readProbe } from "../pool/probe.ts";
+import { customNamesIn, type ProbeResult, probeSql, readProbe } from "../pool/probe.ts";
 import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
 import type { Statement } from "../pool/statements.ts";
@@ -23,6 +23,7 @@ import {
   type Reported,
   type Settings,
   settingsChangeSql,
+  settingsOf,
 } from "./settings.ts";
 
 /** What a client needs of its worker. */
@@ -74,6 +75,14 @@ export class Client implements LinkOwner, Waiter {
   blocked = false;
   /** The next message waits until everything before it has been answered. */
   drainFirst = false;
+  /** The open transaction has changed settings that texts depend on. */
+  parsingChanged = false;
+  /** The unnamed statement was parsed since the last Sync. */
+  parsedUnnamed = false;
+  /** Statements were named or closed since the last Sync … */
+  segmentNames = false;
+  /** … or before it, and whether that worked isn't known yet. */
+  namesPending = false;
   /** Messages up to Sync are ignored: an error was given without a server. */
   skipping = false;
   /** The transaction was lost with its server: only its end is accepted. */
@@ -282,6 +291,9 @@ export class Client implements LinkOwner, Waiter {
   }
 
   #apply(changes: readonly Change[]): void {
+    for (const change of changes) {
+      if (change !== "reset-all" && change.name.includes(".")) this.pool.noteCustomNames([change.name]);
+    }
     const server = this.server as Server;
     this.settings = changeSettings(this.settings, changes, this.startupSettings);
     server.settings = changeSettings(server.settings, changes, noSettings);
@@ -293,13 +305,6 @@ export class Client implements LinkOwner, Waiter {
     else this.statements?.set(name, statement);
   }
 
-  nameOf(statement: Statement | undefined): string {
-    if (statement !== this.unnamed) {
-      for (const [name, each] of this.statements ?? []) if (each === statement) return name;
-    }
-    return "";
-  }
-
   failingError(): Buffer {
     return this.failures?.shift() ?? errorBytes(wireError("ERROR", "XX000", "request failed"));
   }
@@ -308,6 +313,7 @@ export class Client implements LinkOwner, Waiter {
     const server = this.server as Server;
     if (status !== txIdle) return false;
     this.transactions++;
+    this.parsingChanged = false;
     this.portals = undefined;
     const pending = this.pending;
     if (pending !== undefined && !pending.empty) {
@@ -377,23 +383,27 @@ export class Client implements LinkOwner, Waiter {
 
   afterReady(): void {
     const server = this.server;
-    if (server === undefined || server.ring.length > 0) return;
+    if (server === undefined) return;
+    if (this.drainFirst && server.ring.countReady() === 0) {
+      this.drainFirst = false;
+      this.namesPending = false;
+      this.unblock();
+      return;
+    }
+    if (server.ring.length > 0) return;
+    this.namesPending = false;
     if (server.status === txIdle) this.host.requestDone(this, this.requestSinceMs);
     this.keptLength = 0;
     if (this.gone) {
       this.#leave();
       return;
     }
-    if (this.drainFirst) {
-      this.drainFirst = false;
-      this.unblock();
-      return;
-    }
     if (this.unsynced || server.status !== txIdle || server.copyIn || this.blocked) return;
     if (this.needProbe) {
       this.needProbe = false;
       this.blocked = true;
-      server.internal(probeSql, (result) => {
+      const sql = probeSql(this.pool.customNames, this.pool.readFunctionsNow());
+      server.internal(sql, (result) => {
         if (server.phase === "closed") return;
         if (result.error !== undefined) this.pins |= pins.unknown;
         else this.#probed(server, readProbe(result.rows, this.pool.user));
@@ -407,6 +417,9 @@ export class Client implements LinkOwner, Waiter {
   }
 
   #probed(server: Server, found: ProbeResult): void {
+    const before = this.pool.customNames.size;
+    for (const [, body] of found.functions) this.pool.noteCustomNames(customNamesIn(body));
+    if (this.pool.customNames.size > before) this.needProbe = true; // look again, with the new names
     this.pins = (this.pins & ~probedPins) | found.pins;
     if (found.usedTemp) server.usedTemp = true;
     if (this.verbatim && (found.pins & pins.prepared) === 0) {
@@ -415,11 +428,7 @@ export class Client implements LinkOwner, Waiter {
       this.unnamed = undefined;
       server.statements.clear();
     }
-    const settings = changeSettings(
-      noSettings,
-      [...found.settings].map(([name, value]) => ({ name, value })),
-      noSettings,
-    );
+    const settings = settingsOf(found.settings);
     server.settings = settings;
     this.settings = settings;
   }
@@ -465,7 +474,7 @@ export class Client implements LinkOwner, Waiter {
     this.streaming = 0;
     const open = server.status !== txIdle || this.unsynced;
     if (!inFlight && !open) return;
-    if (!inFlight || (open && !server.ring.mayCommit())) {
+    if (!inFlight || (open && !server.ring.mayDo("commit"))) {
       // Without COMMIT the transaction is certainly not committed.
       this.lost = true;
       if (!inFlight) return;

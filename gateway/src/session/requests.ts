@@ -215,7 +215,8 @@ function send(client: Client, bytes: Buffer): void {
 
 /** Notes what the plan says before the statement is on its way. False: something must happen on the server first. */
 function admit(client: Client, server: Server, plan: Plan): boolean {
-  if (plan === plainWrite || (!plan.probe && plan.pins === 0 && !plan.sqlPrepare)) return true;
+  if (plan === plainWrite || (!plan.probe && plan.pins === 0 && !plan.sqlPrepare && !plan.changesParsing))
+    return true;
   if (plan.sqlPrepare && !client.verbatim && server.ring.length > 0 && !client.unsynced) {
     client.blocked = true;
     client.drainFirst = true;
@@ -235,8 +236,45 @@ function admit(client: Client, server: Server, plan: Plan): boolean {
       return false;
     }
   }
+  note(client, plan);
+  return true;
+}
+
+/** What has to be remembered of a statement that goes to the server. */
+function note(client: Client, plan: Plan): void {
   if (plan.probe) client.needProbe = true;
+  if (plan.changesParsing) client.parsingChanged = true;
   client.pins |= plan.pins;
+  if (plan.customNames !== undefined) client.pool.noteCustomNames(plan.customNames);
+  if (plan.ddl) client.pool.definitionsChanged();
+}
+
+/**
+ * Requests that are pipelined behind a Sync may depend on whether names were given before it: then they wait for its
+ * answer, as a Parse that was skipped after an error has named nothing.
+ */
+function mustDrain(client: Client, server: Server, name: string, statement?: Statement): boolean {
+  const { ring } = server;
+  if (ring.length === 0) return false;
+  const nameUnsure = name === "" ? !client.parsedUnnamed : client.namesPending;
+  if (
+    !(nameUnsure && ring.find(owed.sync) >= 0) &&
+    !(statement !== undefined && ring.parsedBeforeSync(statement))
+  ) {
+    return false;
+  }
+  client.blocked = true;
+  client.drainFirst = true;
+  return true;
+}
+
+/** A Parse behind requests that may leave a failed transaction: whether it is accepted isn't known before they are done. */
+function mightFail(client: Client, server: Server): boolean {
+  const { ring } = server;
+  if (ring.length === 0 || ring.countReady() === 0) return false;
+  if (server.status === txIdle && !ring.mayDo("begin")) return false;
+  client.blocked = true;
+  client.drainFirst = true;
   return true;
 }
 
@@ -340,19 +378,35 @@ function handleParse(client: Client, bytes: Buffer, at: number, next: number, en
   const server = client.need();
   if (server === undefined) return blocked;
   if (server.skipping) return done;
+  const name = nameEnd === at + 5 ? "" : bytes.latin1Slice(at + 5, nameEnd);
+  if (name !== "" && mustDrain(client, server, name)) return blocked;
   const { pool } = client;
-  const statement = pool.host.statements.intern(bytes, nameEnd + 1, next, client.settings.parseKey, (body) =>
+  // Inside a transaction that has changed what texts mean, nothing is shared.
+  const key = client.parsingChanged ? `${client.id} ${client.transactions}` : client.settings.parseKey;
+  const statement = pool.host.statements.intern(bytes, nameEnd + 1, next, key, (body) =>
     pool.host.plans.of(body, 0, body.indexOf(0)),
   );
   if (statement.plan.sqlPrepare && !client.verbatim && !admit(client, server, statement.plan)) {
     statement.seen--;
     return blocked;
   }
+  client.parsedUnnamed ||= name === "";
+  if (mustDrain(client, server, name, statement) || mightFail(client, server)) {
+    statement.seen--;
+    return blocked;
+  }
   keep(client, server, bytes, at, next, end);
   client.unsynced = true;
-  const name = nameEnd === at + 5 ? "" : bytes.latin1Slice(at + 5, nameEnd);
+  if (name !== "") client.segmentNames = true;
   const previous = name === "" ? client.unnamed : client.statements?.get(name);
+  // A failed transaction accepts no Parse: only the server can say so.
+  if (server.status === txFailed && server.statements.has(statement)) server.dropStatement(statement);
   if (name !== "" && previous !== undefined && !client.verbatim && !client.again) {
+    if (!server.statements.has(statement)) {
+      // Postgres looks at the name last: other errors come first.
+      sendParse(server, statement);
+      server.ring.push(owed.parseHidden, undefined, statement);
+    }
     const shown = bytes.utf8Slice(at + 5, nameEnd);
     return fail(client, server, wireError("ERROR", "42P05", `prepared statement "${shown}" already exists`));
   }
@@ -377,6 +431,12 @@ function handleParse(client: Client, bytes: Buffer, at: number, next: number, en
 
 function sendParse(server: Server, statement: Statement): void {
   const { serverName, body } = statement;
+  const evicted = server.evict();
+  if (evicted !== undefined) {
+    const close = closeStatement(evicted.serverName.toString());
+    server.ring.push(owed.closeHidden);
+    server.link.send(close, 0, close.length);
+  }
   if (server.takeStale(statement)) {
     const close = closeStatement(serverName.toString());
     server.ring.push(owed.closeHidden);
@@ -424,6 +484,7 @@ function handleBind(client: Client, bytes: Buffer, at: number, next: number, end
   if (server.skipping) return done;
   const name = nameEnd === portalEnd + 1 ? "" : bytes.latin1Slice(portalEnd + 1, nameEnd);
   const statement = name === "" ? client.unnamed : client.statements?.get(name);
+  if (mustDrain(client, server, name, statement)) return blocked;
   if (statement === undefined && !client.verbatim) {
     if (next > end) return incomplete;
     return unknownStatement(client, server, bytes.utf8Slice(portalEnd + 1, nameEnd));
@@ -436,7 +497,7 @@ function handleBind(client: Client, bytes: Buffer, at: number, next: number, end
     client.portals.set(bytes.latin1Slice(at + 5, portalEnd), statement);
   }
   const serverName = statement === undefined ? undefined : nameOnServer(client, server, statement, name);
-  server.ring.push(owed.bind, undefined, statement);
+  server.ring.push(owed.bind, undefined, statement, name);
   if (serverName === undefined) {
     server.link.send(bytes, at, here);
     return done;
@@ -461,16 +522,18 @@ function handleDescribe(client: Client, bytes: Buffer, at: number, next: number)
   const ofStatement = bytes[at + 5] === 0x53;
   let statement: Statement | undefined;
   let serverName: Buffer | undefined;
+  let name: string | undefined;
   if (ofStatement) {
-    const name = nameEnd === at + 6 ? "" : bytes.latin1Slice(at + 6, nameEnd);
+    name = nameEnd === at + 6 ? "" : bytes.latin1Slice(at + 6, nameEnd);
     statement = name === "" ? client.unnamed : client.statements?.get(name);
+    if (mustDrain(client, server, name, statement)) return blocked;
     if (statement === undefined && !client.verbatim)
       return unknownStatement(client, server, bytes.utf8Slice(at + 6, nameEnd));
     if (statement !== undefined) serverName = nameOnServer(client, server, statement, name);
   }
   keep(client, server, bytes, at, next, next);
   client.unsynced = true;
-  server.ring.push(owed.describe, undefined, statement);
+  server.ring.push(owed.describe, undefined, statement, name);
   if (serverName === undefined || serverName.length === 0) server.link.send(bytes, at, next);
   else {
     scratch[0] = fe.describe;
@@ -492,10 +555,7 @@ function handleExecute(client: Client, bytes: Buffer, at: number, next: number):
   const statement =
     portalEnd === at + 5 ? client.unnamedPortal : client.portals?.get(bytes.latin1Slice(at + 5, portalEnd));
   const plan = statement?.plan;
-  if (plan !== undefined) {
-    if (plan.probe) client.needProbe = true;
-    client.pins |= plan.pins;
-  }
+  if (plan !== undefined) note(client, plan);
   keep(client, server, bytes, at, next, next);
   client.unsynced = true;
   client.requests++;
@@ -512,6 +572,8 @@ function handleClose(client: Client, bytes: Buffer, at: number, next: number): O
   const name = bytes.latin1Slice(at + 6, nameEnd);
   const ofStatement = bytes[at + 5] === 0x53;
   if (ofStatement) {
+    if (server !== undefined && mustDrain(client, server, name)) return blocked;
+    client.segmentNames = true;
     const previous = name === "" ? client.unnamed : client.statements?.get(name);
     if (name === "") client.unnamed = undefined;
     else client.statements?.delete(name);
@@ -545,6 +607,9 @@ function handleSync(client: Client, bytes: Buffer, at: number, next: number): Ou
     return done;
   }
   client.unsynced = false;
+  client.parsedUnnamed = false;
+  if (client.segmentNames) client.namesPending = true;
+  client.segmentNames = false;
   server.skipping = false;
   if (!server.copyIn) server.ring.push(owed.sync);
   server.link.send(bytes, at, next);

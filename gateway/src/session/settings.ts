@@ -3,6 +3,8 @@
  * comparison of pointers. `Settings` holds what was set explicitly, on top of the server's own defaults.
  */
 
+import { mattersForParsing } from "../text/analyse.ts";
+
 export class Settings {
   readonly values: ReadonlyMap<string, string>;
   readonly key: string;
@@ -12,16 +14,13 @@ export class Settings {
   constructor(values: ReadonlyMap<string, string>, key: string) {
     this.values = values;
     this.key = key;
-    this.parseKey = keyOf(values, (name) => !noMatterForParsing.test(name) && !name.includes("."));
+    this.parseKey = keyOf(values, mattersForParsing);
   }
 
   same(other: Settings): boolean {
     return this === other || this.key === other.key;
   }
 }
-
-const noMatterForParsing =
-  /^(application_name|.*_timeout|(maintenance_)?work_mem|client_min_messages|extra_float_digits|bytea_output|log_.*|client_encoding|default_transaction_.*|synchronous_commit)$/;
 
 function keyOf(values: ReadonlyMap<string, string>, wanted: (name: string) => boolean): string {
   const names = [...values.keys()].filter(wanted).sort();

@@ -5,10 +5,31 @@ type Tree = { readonly [key: string]: unknown };
 export type Statement = { readonly stmt?: Tree };
 export type IsSafeFunction = (name: string) => boolean;
 
-type Findings = { probe: boolean; pins: number; sqlPrepare: boolean; writes: boolean; ddl: boolean };
+type Findings = {
+  probe: boolean;
+  pins: number;
+  sqlPrepare: boolean;
+  writes: boolean;
+  changesParsing: boolean;
+  ddl: boolean;
+};
+
+/** Settings that don't change what a text means; a client's own ("app.user") don't either. */
+const noMatterForParsing =
+  /^(application_name|.*_timeout|(maintenance_)?work_mem|client_min_messages|extra_float_digits|bytea_output|log_.*|client_encoding|default_transaction_.*|transaction_.*|synchronous_commit|role|session_authorization|seed)$/;
+
+export const mattersForParsing = (name: string): boolean =>
+  !name.includes(".") && !noMatterForParsing.test(name);
 
 export function analyse(statements: readonly Statement[], isSafeFunction: IsSafeFunction): Plan {
-  const found: Findings = { probe: false, pins: 0, sqlPrepare: false, writes: false, ddl: false };
+  const found: Findings = {
+    probe: false,
+    pins: 0,
+    sqlPrepare: false,
+    writes: false,
+    changesParsing: false,
+    ddl: false,
+  };
   const effects: Effect[] = [];
   for (const { stmt } of statements) {
     if (stmt === undefined) return unparsed;
@@ -20,6 +41,7 @@ export function analyse(statements: readonly Statement[], isSafeFunction: IsSafe
     pins: found.pins,
     effects: effects.some((each) => each.kind !== "none") ? effects : null,
     sqlPrepare: found.sqlPrepare,
+    changesParsing: found.changesParsing || found.probe,
     ddl: found.ddl,
   };
 }
@@ -47,7 +69,7 @@ function analyseStatement(stmt: Tree, found: Findings, isSafe: IsSafeFunction): 
   const node = stmt[kind] as Tree;
   switch (kind) {
     case "SelectStmt": {
-      const effect = setConfigAlone(node);
+      const effect = setConfigAlone(node, found);
       if (effect !== undefined) return effect;
       if (node["intoClause"] !== undefined || node["lockingClause"] !== undefined) found.writes = true;
       if (node["intoClause"] !== undefined) found.probe = true;
@@ -101,6 +123,9 @@ function analyseStatement(stmt: Tree, found: Findings, isSafe: IsSafeFunction): 
 function transactionEffect(node: Tree): Effect {
   const name = String(node["savepoint_name"] ?? "");
   switch (node["kind"]) {
+    case "TRANS_STMT_BEGIN":
+    case "TRANS_STMT_START":
+      return { kind: "begin" };
     case "TRANS_STMT_COMMIT":
     case "TRANS_STMT_PREPARE":
       return { kind: "commit" };
@@ -129,6 +154,7 @@ const ofTransaction = new Set(["transaction_isolation", "transaction_read_only",
 
 function analyseSet(node: Tree, found: Findings): Effect {
   const name = String(node["name"] ?? "").toLowerCase();
+  if (name === "" || mattersForParsing(name)) found.changesParsing = true;
   if (node["is_local"] === true) return noEffect;
   switch (node["kind"]) {
     case "VAR_RESET_ALL":
@@ -178,7 +204,7 @@ function constant(node: unknown): string | undefined {
 }
 
 /** `select set_config('name', 'value', false)` and nothing else. */
-function setConfigAlone(select: Tree): Effect | undefined {
+function setConfigAlone(select: Tree, found: Findings): Effect | undefined {
   const target = select["targetList"];
   if (!Array.isArray(target) || target.length !== 1) return undefined;
   if (Object.keys(select).some((key) => !["targetList", "limitOption", "op"].includes(key))) return undefined;
@@ -190,8 +216,9 @@ function setConfigAlone(select: Tree): Effect | undefined {
   const [name, text] = [constant(args[0]), constant(args[1])];
   const local = ((args[2] as Tree)["A_Const"] as Tree | undefined)?.["boolval"] as Tree | undefined;
   if (name === undefined || text === undefined || local === undefined) return undefined;
-  if (local["boolval"] === true) return noEffect;
   const plain = name.toLowerCase();
+  if (mattersForParsing(plain)) found.changesParsing = true;
+  if (local["boolval"] === true) return noEffect;
   if (plain === "role" || plain === "session_authorization" || plain === "seed" || ofTransaction.has(plain))
     return undefined;
   return { kind: "set", name: plain, value: text };

@@ -45,6 +45,7 @@ export type Effect =
   /** A session setting; `value` null means back to its default. */
   | { readonly kind: "set"; readonly name: string; readonly value: string | null }
   | { readonly kind: "reset-all" }
+  | { readonly kind: "begin" }
   | { readonly kind: "commit" }
   | { readonly kind: "rollback" }
   | { readonly kind: "savepoint"; readonly name: string }
@@ -67,6 +68,10 @@ export type Plan = {
   readonly effects: readonly Effect[] | null;
   /** Speaks of prepared statements by their names (PREPARE, EXECUTE, DEALLOCATE name, pg_prepared_statements). */
   readonly sqlPrepare: boolean;
+  /** Changes, if only for the transaction, a setting that texts depend on (search_path, DateStyle …), or might. */
+  readonly changesParsing: boolean;
+  /** Settings of one's own making that the text may change inside a function or DO block. */
+  readonly customNames?: readonly string[];
   /** Definitions change: shared prepared statements may become stale. */
   readonly ddl: boolean;
 };
@@ -77,10 +82,11 @@ export const plainRead: Plan = {
   pins: 0,
   effects: null,
   sqlPrepare: false,
+  changesParsing: false,
   ddl: false,
 };
 export const plainWrite: Plan = { ...plainRead, read: false };
 /** For text that the parser doesn't understand: the server will most likely refuse it; look afterwards. */
-export const unparsed: Plan = { ...plainWrite, probe: true };
+export const unparsed: Plan = { ...plainWrite, probe: true, changesParsing: true };
 /** For text too long to be looked at. */
-export const opaque: Plan = { ...plainWrite, probe: true, pins: pins.opaque };
+export const opaque: Plan = { ...plainWrite, probe: true, pins: pins.opaque, changesParsing: true };

@@ -1,9 +1,10 @@
 /** Text in, plan out: the lexer first, then a cache of what the parser said. One per worker. */
 import "../wire/buffer.ts";
 import { loadModule, parseSync } from "libpg-query";
+import { customNamesIn, setsUnknownNames } from "../pool/probe.ts";
 import { analyse } from "./analyse.ts";
 import { quickLook } from "./lexer.ts";
-import { opaque, type Plan, plainRead, plainWrite, unparsed } from "./plan.ts";
+import { opaque, type Plan, pins, plainRead, plainWrite, unparsed } from "./plan.ts";
 import { WordSet } from "./words.ts";
 
 const cacheBytes = 16 * 1024 * 1024;
@@ -71,7 +72,11 @@ export class Plans {
     this.parses++;
     if (/^\s*;*\s*$/.test(text)) return plainWrite;
     try {
-      return analyse(parseSync(text).stmts as never, (name) => this.#safeNames.has(name));
+      const plan = analyse(parseSync(text).stmts as never, (name) => this.#safeNames.has(name));
+      if (!plan.probe || !/set/i.test(text)) return plan;
+      // A function's own definition changes nothing yet.
+      const opaquePin = setsUnknownNames(text) && !/^\s*create\b/i.test(text) ? pins.opaque : 0;
+      return { ...plan, pins: plan.pins | opaquePin, customNames: customNamesIn(text) };
     } catch {
       return unparsed;
     }

@@ -1,0 +1,248 @@
+/**
+ * Random programs of several clients, run on direct connections and through the gateway with fewer server connections
+ * than clients: every answer must be the same, message by message. GATEWAY_FUZZ_PROGRAMS runs more of them,
+ * GATEWAY_FUZZ_SEED begins elsewhere.
+ */
+import t from "tap";
+import { startTestGateway } from "./lib/gateway.ts";
+import { startPostgres } from "./lib/postgres.ts";
+import { type Random, randomFrom } from "./lib/random.ts";
+import { RawClient, readable, wire } from "./lib/raw-client.ts";
+
+const programs = Number(process.env["GATEWAY_FUZZ_PROGRAMS"] ?? 40);
+const firstSeed = Number(process.env["GATEWAY_FUZZ_SEED"] ?? 1);
+const clientCount = 4;
+const stepsPerProgram = 60;
+
+const postgres = await startPostgres();
+t.teardown(() => postgres.stop());
+const schema = `
+create table items (id int primary key, name text);
+insert into items select n, 'item ' || n from generate_series(1, 20) n;
+create schema one; create schema two;
+create table one.thing (v text); insert into one.thing values ('one');
+create table two.thing (v text, w int); insert into two.thing values ('two', 2);
+create function remember(x text) returns void language plpgsql as $$ begin perform set_config('my.memory', x, false); end $$;
+create function work(x text) returns void language plpgsql set search_path = public as $$ begin perform set_config('work_mem', x, false); end $$;
+create sequence counter;
+`;
+await postgres.sql("create database direct; \n create database pooled");
+for (const database of ["direct", "pooled"]) {
+  await postgres.sql(schema, database);
+  await postgres.sql("create role other", "postgres").catch(() => {});
+  await postgres.sql("grant all on all tables in schema public to other", database);
+}
+const gateway = await startTestGateway(
+  { host: "127.0.0.1", port: postgres.port },
+  { pool: { size: clientCount } },
+);
+t.teardown(() => gateway.close());
+
+const statements = [
+  "set work_mem = '1MB'",
+  "set work_mem = '2MB'",
+  "set local work_mem = '3MB'",
+  "reset work_mem",
+  "reset all",
+  "show work_mem",
+  "show search_path",
+  "show timezone",
+  "show application_name",
+  "set timezone = 'Europe/Berlin'",
+  "set datestyle = 'German'",
+  "set application_name = 'fuzz'",
+  "set search_path = one",
+  "set search_path = two, public",
+  "set search_path to default",
+  "set statement_timeout = '20s'",
+  "set my.memory = 'plain'",
+  "set session characteristics as transaction isolation level serializable",
+  "show transaction_isolation",
+  "select * from thing",
+  "select now() is not null, '2020-02-01'::date",
+  "select remember('deep')",
+  "select work('9MB')",
+  "do $$ begin perform set_config('my.memory', 'done', false); end $$",
+  "select set_config('my.memory', 'direct', false)",
+  "select set_config('my.memory', 'local', true)",
+  "select nullif(current_setting('my.memory', true), '')",
+  "select current_setting('work_mem'), current_user, session_user",
+  "begin",
+  "begin isolation level repeatable read",
+  "commit",
+  "rollback",
+  "savepoint a",
+  "rollback to a",
+  "release a",
+  "select 1/0",
+  "select nothing from nowhere",
+  "syntax error",
+  "",
+  "select 1; select 2",
+  "set work_mem = '5MB'; select 1/0",
+  "set work_mem = '6MB'; show work_mem",
+  "begin; set work_mem = '7MB'; rollback; show work_mem",
+  "create temp table scratch (a int)",
+  "insert into scratch values (1)",
+  "select count(*) from scratch",
+  "drop table scratch",
+  "create temp table brief (a int) on commit drop",
+  "select * from brief",
+  "prepare p as select 'prepared'",
+  "execute p",
+  "deallocate p",
+  "deallocate all",
+  "discard all",
+  "discard temp",
+  "select name, statement from pg_prepared_statements where name !~ '^__' order by 1",
+  "declare c cursor with hold for select id from items order by id",
+  "declare d cursor for select id from items order by id",
+  "fetch 2 from c",
+  "fetch 2 from d",
+  "close c",
+  "close all",
+  "select pg_try_advisory_lock(7)",
+  "select pg_advisory_unlock(7)",
+  "select pg_advisory_unlock_all()",
+  "select pg_try_advisory_xact_lock(8)",
+  "listen news",
+  "unlisten news",
+  "unlisten *",
+  "notify news, 'hello'",
+  "select pg_listening_channels()",
+  "set role other",
+  "reset role",
+  "set local role other",
+  "select count(*) from items",
+  "update items set name = name where id = 3",
+  "insert into items values (1, 'again')",
+  "copy (select id from items order by id limit 2) to stdout",
+] as const;
+
+const prepared = [
+  "select $1::int + 1",
+  "select * from thing",
+  "select name from items where id = $1::int",
+  "set work_mem = '4MB'",
+  "show work_mem",
+  "select '1.2.2003'::date, current_setting('datestyle')",
+  "select 1/(1-$1::int)",
+  "begin",
+  "commit",
+  "select remember('extended')",
+  "create temp table scratch (a int)",
+  "select id from items order by id limit 5",
+] as const;
+
+/** The messages of one step, and how many ReadyForQuery it brings. */
+type Step = { readonly text: string; readonly messages: readonly Buffer[]; readonly ready: number };
+
+function simple(sql: string): Step {
+  return { text: sql, messages: [wire.query(sql)], ready: 1 };
+}
+
+function extended(random: Random): Step {
+  const messages: Buffer[] = [];
+  const text: string[] = [];
+  const add = (what: string, bytes: Buffer) => {
+    text.push(what);
+    messages.push(bytes);
+  };
+  let ready = 0;
+  const parts = 1 + random.below(4);
+  for (let part = 0; part < parts; part++) {
+    const name = random.pick(["", "", "s1", "s2"]);
+    const sql = random.pick(prepared);
+    const values = random.chance(0.9) && sql.includes("$1") ? [random.pick(["1", "2", "3", "x"])] : [];
+    switch (random.below(8)) {
+      case 0:
+        add(`parse ${name}: ${sql}`, wire.parse(name, sql));
+        break;
+      case 1:
+        add(`bind ${name}`, wire.bind("", name, values));
+        add("execute", wire.execute(""));
+        break;
+      case 2:
+        add(`close ${name}`, wire.closeStatement(name));
+        break;
+      case 3:
+        add(`describe ${name}`, wire.describe("S", name));
+        break;
+      case 4:
+        add(`parse ${name}: ${sql}`, wire.parse(name, sql));
+        add(`bind ${name} to q`, wire.bind("q", name, values));
+        add("execute q, 2 rows", wire.execute("q", 2));
+        add("execute q", wire.execute("q"));
+        add("close q", wire.closePortal("q"));
+        break;
+      default:
+        add(`parse ${name}: ${sql}`, wire.parse(name, sql));
+        add("describe", wire.describe("S", name));
+        add(`bind ${name} ${values}`, wire.bind("", name, values));
+        add("describe portal", wire.describe("P", ""));
+        add("execute", wire.execute(""));
+    }
+    if (random.chance(0.3)) {
+      add("sync", wire.sync());
+      ready++;
+    }
+  }
+  add("sync", wire.sync());
+  return { text: text.join(", "), messages, ready: ready + 1 };
+}
+
+const startups = [
+  {},
+  { application_name: "app" },
+  { options: "-c work_mem=8MB" },
+  { timezone: "Asia/Tokyo" },
+];
+
+async function run(seed: number): Promise<string | undefined> {
+  const random = randomFrom(seed);
+  const pairs = await Promise.all(
+    Array.from({ length: clientCount }, async (_, at) => {
+      const parameters = { user: "postgres", ...startups[at % startups.length] };
+      return {
+        direct: await RawClient.login(postgres.port, { ...parameters, database: "direct" }),
+        pooled: await RawClient.login(gateway.port, { ...parameters, database: "pooled" }),
+      };
+    }),
+  );
+  const history: string[] = [];
+  try {
+    for (let step = 0; step < stepsPerProgram; step++) {
+      const who = random.below(clientCount);
+      const { direct, pooled } = pairs[who] as (typeof pairs)[number];
+      const { text, messages, ready } = random.chance(0.7)
+        ? simple(random.pick(statements))
+        : extended(random);
+      history.push(`${who}: ${text}`);
+      direct.send(...messages);
+      const wanted = readable(await direct.until(ready));
+      pooled.send(...messages);
+      const got = readable(await pooled.until(ready));
+      const differs = wanted.findIndex((line, at) => line !== got[at]);
+      if (differs >= 0 || got.length !== wanted.length) {
+        const at = differs < 0 ? wanted.length : differs;
+        return `seed ${seed}, step ${step}\n${history.join("\n")}\n  direct: ${wanted[at]}\n  gateway: ${got[at]}`;
+      }
+    }
+  } catch (error) {
+    return `seed ${seed}: ${error}\n${history.join("\n")}`;
+  } finally {
+    for (const { direct, pooled } of pairs) {
+      direct.close();
+      pooled.close();
+    }
+  }
+  return undefined;
+}
+
+t.test("sessions through the gateway are like direct ones", async (t) => {
+  for (let seed = firstSeed; seed < firstSeed + programs; seed++) {
+    const difference = await run(seed);
+    t.equal(difference, undefined, `program ${seed}`);
+    if (difference !== undefined) break;
+  }
+});
