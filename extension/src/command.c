@@ -75,6 +75,7 @@ static dlist_head operations = DLIST_STATIC_INIT(operations);
 
 /* Is there a ruleset record for whose sake we hold up checkpoints? */
 static bool holding_checkpoints = false;
+static TimestampTz holding_since = 0;
 
 /* A request while it is executed; all of it lives in the request's context. */
 typedef struct Request
@@ -395,14 +396,18 @@ long
 command_poll_ms(void)
 {
 	TimestampTz now;
-	long		poll = -1;
+	long		poll;
 	dlist_iter	iter;
 
-	if (dlist_is_empty(&operations) && quorate_shared->stage == PENDING_NONE)
+	/* holding_checkpoints: a ruleset record of ours is on its way */
+	if (dlist_is_empty(&operations) && !holding_checkpoints)
 		return -1;
 
 	poll = SLOW_POLL_MS;
 	now = GetCurrentTimestamp();
+	if (holding_checkpoints &&
+		!TimestampDifferenceExceeds(holding_since, now, FAST_POLL_FOR_MS))
+		poll = FAST_POLL_MS;
 	dlist_foreach(iter, &operations)
 	{
 		Operation  *op = dlist_container(Operation, node, iter.cur);
@@ -845,6 +850,7 @@ hold_checkpoints(bool hold)
 		return;
 	if (hold)
 	{
+		holding_since = GetCurrentTimestamp();
 		MyProc->vxid.lxid = GetNextLocalTransactionId();
 		pg_memory_barrier();
 		MyProc->delayChkptFlags |= DELAY_CHKPT_START;
