@@ -2,6 +2,7 @@
 import type { NodeAnswer, NodeRefusal, NodeRequest, Promised } from "@quorate/consensus";
 import { noTerm } from "@quorate/consensus";
 import type { Accepted, CallContext, Refused, Reply, SidecarHandlers } from "@quorate/proto";
+import { bootstrap, control } from "./operator.ts";
 import type { SidecarNode, SubmitOptions } from "./sidecar-node.ts";
 
 const recruitTimeoutMs = 10_000;
@@ -95,18 +96,14 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
           "not_new",
           "this node took part in a cluster before and has lost its data: let it follow",
         );
-      return { ok: true, systemIdentifier: await node.bootstrap(shutdown) };
+      return { ok: true, systemIdentifier: await bootstrap(node, shutdown) };
     },
 
     async control({ action }, context: CallContext) {
       if (node.supervisor.phase === "absent" || node.supervisor.phase === "cloning")
         return refuse("no_data", "this node has no data yet");
       const signal = AbortSignal.any([context.signal, shutdown]);
-      let done = true;
-      if (action === "start") done = await node.operatorStart(signal);
-      else if (action === "stop") await node.operatorStop();
-      else if (action === "restart") done = await node.operatorRestart(signal);
-      else await node.operatorKill();
+      const done = await control(node, action, signal);
       return done
         ? { ok: true, status: node.status() }
         : refuse("timeout", "Postgres was started but doesn't answer yet");

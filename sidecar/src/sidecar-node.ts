@@ -84,7 +84,7 @@ const adoptTimeoutMs = 2_000;
 export class SidecarNode {
   readonly #options: SidecarNodeOptions;
   readonly #promises: PromiseStore;
-  readonly #memory: MemoryStore;
+  readonly memory: MemoryStore;
   readonly #pending = new Map<string, Pending>();
   /** Positions that were reported to the coordinator of the promised term. */
   #reported: { readonly promise: Promised; readonly position: Position } | null = null;
@@ -115,7 +115,7 @@ export class SidecarNode {
       this.#markBegun = resolve;
     });
     this.#promises = promises;
-    this.#memory = memory;
+    this.memory = memory;
     this.data = new DataDirectory(config, paths, owner);
     const hasData = this.data.exists();
     this.#state = initialNode(nodeId(config.node.id), promise, hasData ? "stopped" : "absent");
@@ -169,7 +169,7 @@ export class SidecarNode {
   }
 
   async #adoptOrStart(): Promise<void> {
-    const { logger } = this.#options;
+    const { logger } = this;
     if (this.data.exists() && this.supervisor.adopt()) {
       await this.supervisor.whenAttached(AbortSignal.timeout(adoptTimeoutMs));
       return;
@@ -178,8 +178,8 @@ export class SidecarNode {
       logger.info("no data directory: waiting for Bootstrap or Follow");
       return;
     }
-    this.#systemIdentifier = await this.data.systemIdentifier();
-    if (this.#memory.current.operatorStopped) {
+    await this.readSystemIdentifier();
+    if (this.memory.current.operatorStopped) {
       logger.info("an operator stopped this Postgres: it stays down until he starts it");
       return;
     }
@@ -189,7 +189,7 @@ export class SidecarNode {
   }
 
   status(): NodeStatus {
-    const { current } = this.#memory;
+    const { current } = this.memory;
     return nodeStatus({
       config: this.#options.config,
       sidecarVersion: this.#options.sidecarVersion,
@@ -234,7 +234,7 @@ export class SidecarNode {
   async #settle(signal: AbortSignal): Promise<void> {
     const { phase } = this.supervisor;
     const down = phase === "stopped" || phase === "crashed" || phase === "failed" || phase === "stopping";
-    if (!down || this.#memory.current.operatorStopped || this.#shutdown.signal.aborted) return;
+    if (!down || this.memory.current.operatorStopped || this.#shutdown.signal.aborted) return;
     const gaveUp = new Promise<void>((resolve) => {
       if (signal.aborted) resolve();
       else signal.addEventListener("abort", () => resolve(), { once: true });
@@ -242,37 +242,13 @@ export class SidecarNode {
     await Promise.race([this.supervisor.start().catch(() => undefined), gaveUp]);
   }
 
-  async operatorStart(signal: AbortSignal): Promise<boolean> {
-    this.#memory.update({ operatorStopped: false });
-    await this.supervisor.start();
-    return (await this.supervisor.whenAttached(signal)) !== null;
-  }
-
-  async operatorStop(): Promise<void> {
-    this.#memory.update({ operatorStopped: true });
-    this.watchers.publish();
-    await this.supervisor.stop("fast");
-  }
-
-  async operatorRestart(signal: AbortSignal): Promise<boolean> {
-    this.#memory.update({ operatorStopped: false });
-    await this.supervisor.restart("fast");
-    return (await this.supervisor.whenAttached(signal)) !== null;
-  }
-
-  async operatorKill(): Promise<void> {
-    await this.supervisor.kill(this.#memory.current.operatorStopped ? "down" : "up");
-  }
-
-  /** The first node of a new cluster. The caller has checked that there is no data. */
-  async bootstrap(signal: AbortSignal): Promise<string> {
-    await this.supervisor.produceData("starting", () => this.data.initialize(signal));
+  async readSystemIdentifier(): Promise<string> {
     this.#systemIdentifier = await this.data.systemIdentifier();
-    this.#options.logger.info({ systemIdentifier: this.#systemIdentifier }, "made the data of a new cluster");
-    await this.supervisor.start();
-    if ((await this.supervisor.whenAttached(signal)) === null)
-      throw new Error("the new Postgres doesn't answer on its control socket");
     return this.#systemIdentifier;
+  }
+
+  get logger(): Logger {
+    return this.#options.logger;
   }
 
   /** For the end of the sidecar. */
@@ -280,7 +256,7 @@ export class SidecarNode {
     this.#shutdown.abort();
     if (postgres === "leave") this.supervisor.release();
     else await this.supervisor.stop("fast");
-    await this.#memory.flush();
+    await this.memory.flush();
   }
 
   // ---- the core's effects
@@ -291,10 +267,7 @@ export class SidecarNode {
     this.#state = state;
     for (const effect of effects) this.#perform(effect);
     if (state.durable !== durable) {
-      this.#options.logger.info(
-        { term: state.durable?.term, coordinator: state.durable?.coordinator },
-        "promised",
-      );
+      this.logger.info({ term: state.durable?.term, coordinator: state.durable?.coordinator }, "promised");
       this.watchers.publish();
     }
   }
@@ -330,7 +303,7 @@ export class SidecarNode {
     persist().then(
       () => this.#step({ kind: "persisted", requestId, ok: true }),
       (error: unknown) => {
-        this.#options.logger.error({ err: error }, "could not write the promise");
+        this.logger.error({ err: error }, "could not write the promise");
         this.#step({ kind: "persisted", requestId, ok: false, message: messageOf(error) });
       },
     );
@@ -340,7 +313,7 @@ export class SidecarNode {
     prepare().then(
       () => this.#step({ kind: "prepared", requestId, ok: true }),
       (error: unknown) => {
-        this.#options.logger.warn({ err: error }, "could not prepare Postgres to follow");
+        this.logger.warn({ err: error }, "could not prepare Postgres to follow");
         this.#step({ kind: "prepared", requestId, ok: false, message: messageOf(error) });
       },
     );
@@ -357,7 +330,7 @@ export class SidecarNode {
     const { peer } = pending;
     const from = pending.request.leader;
     pending.onCloning?.();
-    this.#options.logger.info({ from }, "copying the data directory");
+    this.logger.info({ from }, "copying the data directory");
     const startedAtMs = performance.now();
     try {
       this.#clone = { from, doneBytes: 0, totalBytes: 0 };
@@ -374,8 +347,8 @@ export class SidecarNode {
     } finally {
       this.#clone = null;
     }
-    this.#systemIdentifier = await this.data.systemIdentifier();
-    this.#options.logger.info({ from, durationMs: Math.round(performance.now() - startedAtMs) }, "copied");
+    await this.readSystemIdentifier();
+    this.logger.info({ from, durationMs: Math.round(performance.now() - startedAtMs) }, "copied");
     await this.supervisor.start();
   }
 
@@ -387,9 +360,9 @@ export class SidecarNode {
     const fields = { request: request.kind, term: request.term };
     if (answer.kind === "refused") {
       const { code, message, controlCode } = answer.refusal;
-      this.#options.logger.info({ ...fields, code: controlCode ?? code }, `refused: ${message}`);
+      this.logger.info({ ...fields, code: controlCode ?? code }, `refused: ${message}`);
     } else {
-      this.#options.logger.info(fields, request.kind === "recruit" ? "recruited" : `${request.kind}: done`);
+      this.logger.info(fields, request.kind === "recruit" ? "recruited" : `${request.kind}: done`);
     }
     if (answer.kind === "recruited" && this.#state.durable !== null)
       this.#reported = { promise: this.#state.durable, position: answer.report.position };
@@ -401,7 +374,7 @@ export class SidecarNode {
       requestId === attachRequestId ? this.#fenceAtAttach(command) : this.#commandFor(requestId, command);
     void work
       .catch((error: unknown): CoreResult => {
-        this.#options.logger.error({ err: error }, `the control command ${command.cmd} failed`);
+        this.logger.error({ err: error }, `the control command ${command.cmd} failed`);
         return { ok: false, code: "internal", message: messageOf(error) };
       })
       .then((result) => this.#step({ kind: "controlled", requestId, result }));
@@ -412,7 +385,7 @@ export class SidecarNode {
     const limits = { timeoutMs: attachFenceTimeoutMs };
     const result = await this.#send(this.#attaching, command, undefined, limits);
     if (!result.ok && !harmlessAtAttach.has(result.code))
-      this.#options.logger.warn({ code: result.code }, `could not fence Postgres: ${result.message}`);
+      this.logger.warn({ code: result.code }, `could not fence Postgres: ${result.message}`);
     return result;
   }
 
@@ -490,7 +463,7 @@ export class SidecarNode {
   #rememberFollow(command: CoreCommand & { cmd: "follow" }, peer: Peer | undefined): void {
     assert(peer !== undefined, "a follow says where the leader is");
     const { term: ofTerm, leader, member } = command;
-    this.#memory.update({ follow: { term: ofTerm, leader, member, host: peer.host, port: peer.port } });
+    this.memory.update({ follow: { term: ofTerm, leader, member, host: peer.host, port: peer.port } });
   }
 
   // ---- what Postgres does
@@ -501,9 +474,8 @@ export class SidecarNode {
   }
 
   #onCrash(reason: string): void {
-    const led =
-      this.#memory.current.ledTerm !== noTerm && this.#memory.current.ledTerm === this.#control?.term;
-    this.#options.logger.error({ reason, wasLeader: led, term: this.#control?.term }, "Postgres died");
+    const led = this.memory.current.ledTerm !== noTerm && this.memory.current.ledTerm === this.#control?.term;
+    this.logger.error({ reason, wasLeader: led, term: this.#control?.term }, "Postgres died");
     this.#options.onEvent({ kind: "crash" });
   }
 
@@ -511,10 +483,10 @@ export class SidecarNode {
     const before = this.#control;
     this.#control = status;
     this.#controlAtMs = performance.now();
-    if (status.state === "leader" && this.#memory.current.ledTerm !== status.term)
-      this.#memory.update({ ledTerm: status.term });
+    if (status.state === "leader" && this.memory.current.ledTerm !== status.term)
+      this.memory.update({ ledTerm: status.term });
     if (before?.state !== status.state || before.term !== status.term)
-      this.#options.logger.info(
+      this.logger.info(
         { state: status.state, term: status.term, leader: status.leader, before: before?.state },
         "Postgres's state",
       );
@@ -535,7 +507,7 @@ export class SidecarNode {
 
   /** After a restart of Postgres: follow whom it followed, if the promise still is for that term. */
   #resumeFollow(): void {
-    const { follow } = this.#memory.current;
+    const { follow } = this.memory.current;
     const promise = this.#state.durable;
     const asked = [...this.#pending.values()].some(({ request }) => request.kind === "follow");
     const idle = this.#control?.state === "fenced" || this.#control?.state === "starting";
@@ -548,7 +520,7 @@ export class SidecarNode {
       leader,
       member,
     } as const;
-    this.#options.logger.info({ term: ofTerm, leader }, "following again after a restart");
+    this.logger.info({ term: ofTerm, leader }, "following again after a restart");
     void this.submit(request, {
       signal: this.#shutdown.signal,
       timeoutMs: followTimeoutMs,
