@@ -34,6 +34,7 @@
 #include "replication/walreceiver.h"
 #include "storage/proc.h"
 #include "storage/sinvaladt.h"
+#include "storage/standby.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
@@ -918,7 +919,15 @@ ruleset_step(void)
 	}
 
 	if (quorate_shared->stage == PENDING_ELECTION)
+	{
+		/*
+		 * The transactions of the leader before us ended without a record.
+		 * Followers take them for running, and hold snapshots and horizons
+		 * for them, until they are told what runs now.
+		 */
+		LogStandbySnapshot();
 		write_pending();
+	}
 	if (quorate_shared->stage == PENDING_WRITTEN)
 	{
 		XLogRecPtr	lsn = quorate_shared->pending.id.lsn;
