@@ -136,14 +136,23 @@ export const mutations: readonly Mutation[] = [
     "term(work.state.highestTerm + 1)",
     "term(Math.max(2, work.state.highestTerm))",
   ),
-  one(
-    "coordinator-id-reused",
-    "a restarted coordinator takes its old name",
-    orchestrator,
-    // biome-ignore lint/suspicious/noTemplateCurlyInString: it is source text
-    "coordinatorId(`${this.name}.${this.#run}`)",
-    "coordinatorId(this.name)",
-  ),
+  {
+    name: "coordinator-id-reused",
+    what: "a coordinator that knows no terms any more, after a restart, takes its old name (under a new one it is merely refused)",
+    edits: [
+      {
+        file: orchestrator,
+        // biome-ignore lint/suspicious/noTemplateCurlyInString: it is source text
+        find: "coordinatorId(`${this.name}.${this.#run}`)",
+        put: "coordinatorId(this.name)",
+      },
+      {
+        file: orchestrator,
+        find: "highestTerm: highestTerm(this.#observation()),",
+        put: "highestTerm: noTerm,",
+      },
+    ],
+  },
   // ---- what Postgres promises
   one(
     "commit-below-term-record",

@@ -523,7 +523,7 @@ export class Postgres {
     const upToRecord = this.disk.records[upTo - 1] as LogRecord;
     const { timing, random } = this.host;
     this.host.after(
-      random.chance(0.02) ? timing.slowFsyncMs : timing.fsyncMs * random.between(0.2, 2),
+      random.chance(0.05) ? timing.slowFsyncMs * random.fraction() : timing.fsyncMs * random.between(0.2, 2),
       () => {
         this.#flushing = false;
         // The log may have been truncated and regrown meanwhile: then this flush says nothing about the new records.

@@ -144,13 +144,19 @@ export function planOf(seed: number, options: PlanOptions = { short: true }): Wo
   }));
   const spare = count >= 3 && random.chance(0.25) ? 1 : 0;
   const founders = nodes.slice(0, count - spare).map((member) => member.id);
-  const storm = count > 1 && random.chance(0.4);
-  let policy = storm ? randomRules + random.below(1_000_000) : random.below(7) + 8 * random.below(2);
+  const style = count === 1 ? "cluster" : random.pick(["cluster", "cluster", "storm", "duel"] as const);
+  let policy =
+    style !== "cluster" && random.chance(style === "storm" ? 1 : 0.6)
+      ? randomRules + random.below(1_000_000)
+      : random.below(7) + 8 * random.below(2);
   while (rulesetOf(policy, nodes.slice(0, founders.length), 1) === null) {
     policy += 1;
   }
-  if (storm) {
+  if (style === "storm") {
     return stormOf(seed, random, nodes, founders, policy);
+  }
+  if (style === "duel") {
+    return duelOf(seed, random, nodes, founders, policy);
   }
   const orchestrators = random.pick([1, 2, 2, 3]);
   const calm = random.chance(0.25);
@@ -221,6 +227,77 @@ function stormOf(
   }
   steps.sort((a, b) => a.atMs - b.atMs);
   return { ...world, steps };
+}
+
+/**
+ * Rounds, as in the worked examples of every consensus paper: some nodes and one coordinator see each other, a leader
+ * change or a rules change begins, and before or after it is done the next round has other nodes see each other.
+ */
+function duelOf(
+  seed: number,
+  random: Random,
+  nodes: readonly CohortNode[],
+  founders: readonly NodeId[],
+  policy: number,
+): WorldPlan {
+  const orchestrators = random.pick([1, 2, 3]);
+  const names = [...nodes.map((member) => member.id), ...orchestratorNames(orchestrators)];
+  const steps: Step[] = [];
+  const rounds = 8 + random.below(20);
+  let atMs = 300;
+  for (let round = 0; round < rounds; round += 1) {
+    const at = random.below(orchestrators);
+    const ms = random.pick([10, 25, 60, 150]) * random.between(0.5, 1.5);
+    const together = new Set<string>([
+      ...nodes.filter(() => random.chance(0.6)).map((member) => member.id),
+      `o${at + 1}`,
+    ]);
+    const pairs = names.flatMap((a) =>
+      names.filter((b) => a !== b && !(together.has(a) && together.has(b))).map((b) => [a, b] as const),
+    );
+    steps.push({ atMs, action: { kind: "cut", pairs, ms } });
+    const inside = [...together].filter((name) => !name.startsWith("o"));
+    const rules = randomRules + random.below(1_000_000);
+    const dice = random.fraction();
+    const change: Action = {
+      kind: "change",
+      at,
+      candidate: inside.length > 0 && random.chance(0.3) ? (random.pick(inside) as NodeId) : null,
+      lease: false,
+    };
+    const begins: Action =
+      dice < 0.75
+        ? change
+        : dice < 0.9
+          ? { kind: "rulesNow", policy: rules, without: [] }
+          : { kind: "rules", at, policy: rules, without: [], byCoordinator: true };
+    steps.push({ atMs: atMs + 0.5, action: begins });
+    if (random.chance(0.25)) {
+      const { id } = random.pick(nodes);
+      const hit: Action = random.chance(0.6)
+        ? { kind: "powerCut", nodes: [id], downMs: random.between(5, 100) }
+        : { kind: "killOrchestrator", at, downMs: random.between(1, 30) };
+      steps.push({ atMs: atMs + random.between(0, ms), action: hit });
+    }
+    atMs += ms;
+  }
+  steps.sort((a, b) => a.atMs - b.atMs);
+  return {
+    seed,
+    nodes,
+    founders,
+    policy,
+    orchestrators,
+    automatic: false,
+    hasty: true,
+    clients: random.pick([1, 3]),
+    safetyMs: atMs + 20,
+    loss: 0,
+    duplicate: random.pick([0, 0.1]),
+    stall: random.pick([0, 0, 0.2]),
+    stallMs: 100,
+    steps,
+  };
 }
 
 /** In a storm: what hits a leader change or a rules change in its middle. */
