@@ -1,15 +1,17 @@
 // The CLI as its users and their programs see it: what --json has, and that wrong input changes nothing.
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { isAlive } from "@quorate/common";
+import { isAlive, poll } from "@quorate/common";
 import pg from "pg";
 import t from "tap";
-import { quorate, TestCluster } from "./lib/cluster.ts";
+import { quorate, quorateBin, TestCluster } from "./lib/cluster.ts";
 
-function temporaryDirectory(test: { teardown(clean: () => void): void }): string {
+function temporaryDirectory(test: { teardown(clean: () => void): void }, mode = 0o755): string {
   const dir = mkdtempSync(path.join(tmpdir(), "quorate-cli-"));
+  chmodSync(dir, mode);
   test.teardown(() => rmSync(dir, { recursive: true, force: true }));
   return dir;
 }
@@ -72,7 +74,7 @@ t.test(
   "as root, up refuses a directory that user postgres can't reach",
   { skip: process.getuid?.() !== 0 && "not root" },
   async (test) => {
-    const closed = temporaryDirectory(test);
+    const closed = temporaryDirectory(test, 0o700);
     const run = await quorate("up", "--detach", "--dir", path.join(closed, "cluster"));
     test.not(run.code, 0);
     test.match(run.stderr, /chmod o\+x/);
@@ -233,4 +235,26 @@ t.test("a running cluster", async (test) => {
       [],
     );
   });
+});
+
+t.test("up on a terminal: a live view until Ctrl-C, which stops all of it", async (test) => {
+  const cluster = await TestCluster.prepare(test, { nodes: 1, zones: "a" });
+  const args = cluster.upArguments().filter((arg) => arg !== "--detach");
+  const command = [process.execPath, quorateBin, ...args].join(" ");
+  const terminal = spawn("script", ["-qfec", command, "/dev/null"], { stdio: ["pipe", "pipe", "inherit"] });
+  test.teardown(() => void terminal.kill("SIGKILL"));
+  let screen = "";
+  terminal.stdout.on("data", (chunk: Buffer) => {
+    screen += chunk.toString("utf8");
+  });
+  const what = "the live view";
+  await poll(() => screen.includes("Ctrl-C stops the cluster"), { what, timeoutMs: 60_000 });
+  test.match(screen, /leader n1, term \d+/);
+  test.match(screen, /postgresql:\/\/app:/);
+  const postgres = cluster.postmasterPid("n1");
+  const ended = new Promise((resolve) => terminal.once("exit", resolve));
+  terminal.stdin.write("\x03");
+  test.equal(await ended, 0);
+  test.match(screen, /The cluster has stopped/);
+  test.notOk(isAlive(postgres));
 });

@@ -51,10 +51,10 @@ export function followPicture(
 }
 
 /** On a terminal the picture is redrawn in place; elsewhere each change is printed (--json: one per line). */
-export async function watchUntilSignal(cluster: OpenCluster, json: boolean): Promise<void> {
+export async function watchUntilSignal(cluster: OpenCluster, json: boolean, footer = ""): Promise<void> {
   const stop = followPicture(cluster, (picture) => {
     if (json) console.log(JSON.stringify(picture));
-    else if (process.stdout.isTTY) process.stdout.write(`\x1b[H\x1b[2J${formatPicture(picture)}\n`);
+    else if (process.stdout.isTTY) process.stdout.write(`\x1b[H\x1b[2J${formatPicture(picture)}\n${footer}`);
     else console.log(`${formatPicture(picture)}\n`);
   });
   await new Promise<void>((resolve) => {

@@ -154,7 +154,8 @@ export async function up(request: UpRequest): Promise<void> {
       progress(`It was running already. Stop it with: quorate down --dir ${request.dir}`);
     return;
   }
-  if (process.stdout.isTTY) await watchUntilSignal(cluster, false);
+  const url = appUrl(cluster, findNode(cluster, outcome.leader));
+  if (process.stdout.isTTY) await watchUntilSignal(cluster, false, `\n${url}\nCtrl-C stops the cluster.\n`);
   else {
     progress("Running until this process is stopped.");
     await interrupted;
