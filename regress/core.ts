@@ -13,7 +13,6 @@ const settings = [
   "max_wal_size = 1GB",
   "wal_keep_size = 4GB",
   "max_standby_streaming_delay = -1",
-  "allow_in_place_tablespaces = on",
   "log_min_messages = warning",
 ];
 
@@ -69,8 +68,10 @@ async function suite(cluster: Cluster, sourceTree: string): Promise<string[]> {
   const wrong: string[] = [];
   if (result.code !== 0) wrong.push(await readFile(path.join(output, "regression.diffs"), "utf8"));
 
-  const lsn = await leader.value("select quorate.commit_lsn()").catch(() => undefined);
-  const end = lsn ?? (await leader.status()).commitLsn ?? "0/0";
+  // A follower's sequences may be ahead, as after a crash: each is logged some values in advance.
+  const client = await leader.connect("", "regression");
+  await client.query("select setval(seqrelid, nextval(seqrelid)) from pg_sequence");
+  const end = (await leader.status()).commitLsn ?? "0/0";
   const expected = await dump(cluster, leader);
   for (const follower of followers) {
     await untilApplied(follower, end);
@@ -78,10 +79,6 @@ async function suite(cluster: Cluster, sourceTree: string): Promise<string[]> {
     console.log(`${follower.id}: dump of ${expected.length} characters is ${same ? "equal" : "DIFFERENT"}`);
     if (!same) wrong.push(`${follower.id} differs from the leader`);
   }
-  const { waiting } = await leader.status();
-  console.log(
-    `waits for the quorum: ${(await leader.value("select 1")) && waiting} now; log: ${leader.logFile}`,
-  );
   return wrong;
 }
 

@@ -174,12 +174,12 @@ function makeServer(bin: string, dir: string, id: string) {
       ),
 
     /** A client connection; it's closed with the cluster. */
-    async connect(options = ""): Promise<pg.Client> {
+    async connect(options = "", database = "postgres"): Promise<pg.Client> {
       const client = new pg.Client({
         host: socketDirectory,
         port: 5432,
         user: "postgres",
-        database: "postgres",
+        database,
         options,
         connectionTimeoutMillis: 20_000,
       });
