@@ -205,18 +205,21 @@ function makeServer(bin: string, dir: string, id: string) {
       return (await server.sql(text))[0]?.[0];
     },
 
-    /** Also while it isn't ready for SQL yet. */
-    untilValue: (text: string, expected: string): Promise<string> =>
-      poll(
+    /** Also while it isn't ready for SQL yet, or hasn't applied what the statement needs. */
+    async untilValue(text: string, expected: string): Promise<void> {
+      let last: unknown;
+      await poll(
         async () => {
-          const value = await server.value(text).catch((error: unknown) => {
-            if (error instanceof pg.DatabaseError && error.code === "57P03") return undefined;
-            throw error;
-          });
-          return value === expected ? expected : undefined;
+          last = await server.value(text).catch((error: unknown) => error);
+          return last === expected;
         },
         { what: `${id}: ${text} = ${expected}`, timeoutMs: 20_000 },
-      ),
+      ).catch((error: unknown) => {
+        throw new Error(`${id}: ${text}: expected ${expected}, the last answer was ${last}`, {
+          cause: error,
+        });
+      });
+    },
 
     async dispose() {
       for (const each of connections) {

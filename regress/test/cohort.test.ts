@@ -231,6 +231,24 @@ test("failover: acknowledged rows stay, an ex-leader drops its tail and follows,
   for (const each of [n1, n2, n3]) await each.untilValue("select sum(a) from t", String((102 * 103) / 2));
 });
 
+test("transactions of a dead leader don't seem to run on under the next one", async (t) => {
+  const cluster = await threeNodes(t);
+  const [n1, n2, n3] = ["n1", "n2", "n3"].map((id) => cluster.node(id)) as [Server, Server, Server];
+  // In recovery the list of running transactions isn't shown, but the oldest one is.
+  const running = "select (pg_snapshot_xmin(s) < pg_snapshot_xmax(s))::text from pg_current_snapshot() s";
+  const open = await n1.connect();
+  await open.query("begin");
+  await open.query("insert into t values (1)");
+  await n1.sql("insert into t values (2)");
+  await n3.untilValue("select count(*) from t", "1");
+  t.equal(await n3.value(running), "true", "it runs, as far as n3 knows");
+  await n1.kill9();
+  await cluster.lead("n2", 3, majority, ["n3"]);
+  await n3.untilStatus("applied the term's ruleset", ({ ruleset }) => ruleset?.version === 3);
+  t.equal(await n3.value(running), "false");
+  t.equal(await n2.value(running), "false");
+});
+
 test("a candidate that lacks the tail fetches it before it is elected", async (t) => {
   const cluster = await threeNodes(t, "1(n1,n2,n3)");
   const [n1, n2, n3] = ["n1", "n2", "n3"].map((id) => cluster.node(id)) as [Server, Server, Server];
