@@ -89,6 +89,19 @@ export class Checker {
         `${node} commits ${record.term}:${record.lsn} in term ${term}, another history is committed`,
       );
     }
+    const last = records[count - 1];
+    if (last !== undefined && count > this.committed.length) {
+      if (last.term !== term) {
+        this.fail(
+          "I2",
+          `${node} calls ${last.term}:${last.lsn} committed before its own term ${term} is (figure 8)`,
+        );
+      }
+      // Recruiting a leader revokes it, and must find all that it committed: so that has to be on its own disk.
+      if (node !== "bootstrap" && !this.#disks.holders(last).has(node as NodeId)) {
+        this.fail("I2", `${node} calls ${last.term}:${last.lsn} committed without having it on its own disk`);
+      }
+    }
     for (let index = this.committed.length; index < count; index += 1) {
       const record = records[index] as LogRecord;
       this.committed.push(record);

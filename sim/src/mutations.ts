@@ -138,7 +138,7 @@ export const mutations: readonly Mutation[] = [
   ),
   {
     name: "coordinator-id-reused",
-    what: "a coordinator that knows no terms any more, after a restart, takes its old name (under a new one it is merely refused)",
+    what: "a coordinator takes its old name after a restart, and the highest term seen again (under a new name it is merely refused)",
     edits: [
       {
         file: orchestrator,
@@ -177,7 +177,7 @@ export const mutations: readonly Mutation[] = [
   ),
   {
     name: "sends-unflushed",
-    what: "the leader sends, and calls durable, what is not on its own disk",
+    what: "the leader sends, and calls committed, what is not on its own disk",
     edits: [
       {
         file: postgres,

@@ -95,6 +95,8 @@ interface Leading {
   readonly begin: LogRecord;
   rule: Rule;
   joint: Rule[];
+  /** Every rule of the election, for the witness. */
+  readonly electedUnder: readonly Rule[];
   /** The ruleset record on the way to durability, and what comes into force with it. */
   pending: { record: LogRecord; rule: Rule; requestId: string | null } | null;
   readonly ruleset: Ruleset;
@@ -382,6 +384,7 @@ export class Postgres {
       begin,
       rule,
       joint: joint.filter((item) => item !== null),
+      electedUnder: [rule, ...joint.filter((item) => item !== null)],
       pending: null,
       ruleset: ruleset.ruleset,
       admits: false,
@@ -656,7 +659,7 @@ export class Postgres {
     const { checker, id } = this.host;
     leading.pending = null;
     if (pending.requestId === null) {
-      checker.rulesetInForce(id, pending.record, [leading.rule, ...leading.joint]);
+      checker.rulesetInForce(id, pending.record, leading.electedUnder);
       leading.joint = [];
       checker.admits(id, leading.term, leading.begin, [leading.rule]);
       leading.admits = true;
