@@ -7,4 +7,5 @@ export {
   SettableLeaderSource,
   type View,
 } from "./route/leader-source.ts";
+export { SidecarWatch } from "./route/sidecar-watch.ts";
 export { type RunningGateway, type StartOptions, startGateway } from "./start.ts";

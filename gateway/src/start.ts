@@ -6,6 +6,7 @@ import type { Logger } from "@quorate/common";
 import { metricsText } from "./admin/metrics.ts";
 import type { Config } from "./config.ts";
 import { fixedServer, type LeaderSource } from "./route/leader-source.ts";
+import { SidecarWatch } from "./route/sidecar-watch.ts";
 import type { Tls } from "./session/login.ts";
 import { Plans } from "./text/plans.ts";
 import { endPointHash, NetTransport } from "./transport/net-transport.ts";
@@ -83,8 +84,8 @@ export async function startGateway(options: StartOptions): Promise<RunningGatewa
 }
 
 function leadersOf(config: Config): LeaderSource {
-  if (config.server === undefined) throw new Error("the configuration names no server");
-  return fixedServer(config.server.host, config.server.port);
+  if (config.server !== undefined) return fixedServer(config.server.host, config.server.port);
+  return new SidecarWatch(config.sidecars, `gateway-${process.pid}`);
 }
 
 function readPassword(config: Config): string | undefined {

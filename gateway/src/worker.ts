@@ -82,7 +82,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     );
     this.#unsubscribe = options.leaders.subscribe((view) => {
       options.transport.turn(() => {
-        for (const pool of this.pools.values()) pool.setEndpoint(view.leader);
+        for (const pool of this.pools.values()) pool.follow(view);
         for (const tunnel of [...this.tunnels]) tunnel.endpointChanged(view.leader);
       });
     });
@@ -279,7 +279,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     if (pool === undefined) {
       pool = new Pool(this, database, user, keys, this.config.pool);
       this.pools.set(name, pool);
-      pool.setEndpoint(this.options.leaders.view.leader);
+      pool.follow(this.options.leaders.view);
     } else if (keys !== undefined) pool.keys = keys;
     return pool;
   }

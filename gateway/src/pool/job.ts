@@ -56,6 +56,9 @@ export class Job implements Waiter {
   staleStatement(): boolean {
     return false;
   }
+  serverEnding(): boolean {
+    return false;
+  }
   serverLost(): void {}
   serverDrained(): void {}
 }

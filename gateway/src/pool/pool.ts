@@ -3,6 +3,7 @@
  * connection that becomes free goes straight to the client that has waited longest.
  */
 
+import type { View } from "../route/leader-source.ts";
 import type { Secret } from "../session/scram.ts";
 import { noSettings, type Reported, type Settings, settingsChangeSql } from "../session/settings.ts";
 import type { Plans } from "../text/plans.ts";
@@ -84,6 +85,8 @@ export class Pool implements ServerOwner {
   /** When the bodies of functions were last read. */
   #functionsReadAtMs = Number.NEGATIVE_INFINITY;
   paused = false;
+  /** A planned change of the leader: as if paused. */
+  holding = false;
   clients = 0;
   #waiters: Waiter[] = [];
   #waitersHead = 0;
@@ -102,7 +105,7 @@ export class Pool implements ServerOwner {
 
   /** A connection for this client at once, or undefined: then `granted` or `refused` comes later. */
   acquire(client: Waiter): Server | undefined {
-    if (!this.paused && this.idle.length > 0 && this.waitingCount === 0) {
+    if (!this.paused && !this.holding && this.idle.length > 0 && this.waitingCount === 0) {
       const server = this.#takeIdle(client);
       if (server.settings.same(client.settings)) {
         server.settings = client.settings;
@@ -239,7 +242,7 @@ export class Pool implements ServerOwner {
       this.openMore();
       return;
     }
-    const next = this.paused ? undefined : this.#nextWaiter();
+    const next = this.paused || this.holding ? undefined : this.#nextWaiter();
     if (next !== undefined) this.#give(server, next);
     else this.idle.push(server);
   }
@@ -260,7 +263,7 @@ export class Pool implements ServerOwner {
 
   openMore(): void {
     const { host, endpoint } = this;
-    if (this.paused || endpoint === undefined || this.#retryAtMs > host.nowMs()) return;
+    if (this.paused || this.holding || endpoint === undefined || this.#retryAtMs > host.nowMs()) return;
     while (
       this.#connecting < this.waitingCount &&
       this.servers.size < this.limits.size &&
@@ -341,8 +344,16 @@ export class Pool implements ServerOwner {
     } else server.close(reason);
   }
 
+  /** What the sidecars say now. */
+  follow(view: View): void {
+    this.#setEndpoint(view.leader);
+    if (this.holding === view.holding) return;
+    this.holding = view.holding;
+    if (!this.holding) this.#serve();
+  }
+
   /** Another node leads, or another term, or none: no byte goes to the old one any more. */
-  setEndpoint(endpoint: Endpoint | undefined): void {
+  #setEndpoint(endpoint: Endpoint | undefined): void {
     if (sameEndpoint(endpoint, this.endpoint)) return;
     this.endpoint = endpoint;
     this.#retryAtMs = 0;
@@ -363,6 +374,11 @@ export class Pool implements ServerOwner {
 
   resume(): void {
     this.paused = false;
+    this.#serve();
+  }
+
+  #serve(): void {
+    if (this.paused || this.holding) return;
     while (this.idle.length > 0) {
       const next = this.#nextWaiter();
       if (next === undefined) break;

@@ -31,6 +31,8 @@ export interface Holder {
   failingError(): Buffer;
   /** A stale plan; true if the request will be made again, the error is not for the client then. */
   staleStatement(statement: Statement | undefined): boolean;
+  /** The server's last words; true if the client needn't hear them, because its request will be made again. */
+  serverEnding(code: string): boolean;
   serverLost(reason: string, error: Buffer | undefined): void;
   serverDrained(): void;
 }
@@ -144,6 +146,7 @@ export class Server implements LinkOwner {
   internal(sql: string, done: (result: InternalResult) => void): void {
     this.#internals.push({ rows: [], error: undefined, done });
     this.ring.push(owed.internal);
+    this.unnamed = undefined; // as any simple query does
     const bytes = query(sql);
     this.link.send(bytes, 0, bytes.length);
   }
@@ -283,8 +286,10 @@ export class Server implements LinkOwner {
         break;
       }
       const upTo = Math.min(next, end);
-      if (this.phase === "login") this.#loginMessage(bytes, at, next);
-      else if (type === be.readyForQuery) {
+      if (this.phase === "login") {
+        run = next; // nothing of a login is for a client, not even for one that gets the server at its end
+        this.#loginMessage(bytes, at, next);
+      } else if (type === be.readyForQuery) {
         this.#ready(bytes, run, at, next);
         run = next;
       } else {
@@ -439,22 +444,19 @@ export class Server implements LinkOwner {
     const head = ring.head;
     this.#errored = true;
     this.copyIn = false;
-    if (head === owed.none) {
+    const severity = bytes[start + 6];
+    if (severity === 0x46 || severity === 0x50) {
+      if (holder?.serverEnding(readError(bytes, start, end).code)) return false;
       this.#lastError = Buffer.from(bytes.subarray(start, end));
       return true;
     }
-    if (head === owed.query || head === owed.functionCall) {
-      const severity = bytes[start + 6];
-      if (severity === 0x46 || severity === 0x50) this.#lastError = Buffer.from(bytes.subarray(start, end));
-      return true;
-    }
+    if (head === owed.none || head === owed.query || head === owed.functionCall) return true;
     let passOn = true;
     if (head === owed.failing && holder !== undefined) {
       this.#instead = holder.failingError();
       passOn = false;
     } else if (head !== owed.sync) {
       const fields = readErrorFields(bytes, start, end);
-      if (fields.get("V") === "FATAL") this.#lastError = Buffer.from(bytes.subarray(start, end));
       if (fields.get("C") === "0A000" && fields.get("R") === "RevalidateCachedQuery") {
         const statement = ring.statement(0);
         if (statement !== undefined) this.statements.delete(statement);

@@ -9,6 +9,8 @@ export type FollowerEndpoint = Endpoint & {
 
 export type View = {
   readonly leader: Endpoint | undefined;
+  /** A planned change is on its way: transactions that are open may end, new ones wait. */
+  readonly holding: boolean;
   readonly followers: readonly FollowerEndpoint[];
 };
 
@@ -44,5 +46,9 @@ export class SettableLeaderSource implements LeaderSource {
 }
 
 export function fixedServer(host: string, port: number): SettableLeaderSource {
-  return new SettableLeaderSource({ leader: { node: "server", term: 0, host, port }, followers: [] });
+  return new SettableLeaderSource({
+    leader: { node: "server", term: 0, host, port },
+    holding: false,
+    followers: [],
+  });
 }

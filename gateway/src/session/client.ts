@@ -97,6 +97,8 @@ export class Client implements LinkOwner, Waiter {
   transactions = 0;
   /** Bytes of a message that is passed on in parts. */
   streaming = 0;
+  /** All that is in flight only reads. */
+  requestReads = true;
   pending: PendingSettings | undefined;
   failures: Buffer[] | undefined;
   kept: Buffer | undefined;
@@ -211,6 +213,11 @@ export class Client implements LinkOwner, Waiter {
       this.blocked = false;
       return;
     }
+    const again = this.#again;
+    if (again !== undefined) {
+      this.#again = undefined;
+      this.#sendAgain(server, again, this.#againParses);
+    }
     this.unblock();
   }
 
@@ -236,6 +243,11 @@ export class Client implements LinkOwner, Waiter {
   /** The request that waits at the head of the inbox, or that is on its way, ends with this error. */
   failRequest(error: WireError): void {
     this.#send(errorBytes(error));
+    if (this.#again !== undefined) {
+      this.#again = undefined;
+      this.#send(readyForQuery(txIdle));
+      return;
+    }
     if (this.#inboxLength > 0 && this.#inbox[0] === 0x51) {
       this.#dropFirst();
       this.#send(readyForQuery(txIdle));
@@ -352,14 +364,21 @@ export class Client implements LinkOwner, Waiter {
   /** The whole request goes to the server once more, with its stale statement prepared anew. */
   #makeAgain(server: Server): void {
     const kept = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
-    server.hideParses = server.parsesSeen;
-    server.parsesSeen = 0;
+    const parses = server.parsesSeen;
     this.keptLength = 0;
+    this.#sendAgain(server, kept, parses);
+    this.keptLength = -1; // not a second time
+  }
+
+  /** `parses`: so many of its ParseComplete messages has the client had already. */
+  #sendAgain(server: Server, kept: Buffer, parses: number): void {
+    server.hideParses = parses;
+    server.parsesSeen = 0;
+    this.blocked = false;
     this.again = true;
     const stopped = consume(this, kept, 0, kept.length);
     this.again = false;
     if (stopped < kept.length) server.close("a request could not be made again");
-    this.keptLength = -1; // not a second time
   }
 
   staleStatement(statement: Statement | undefined): boolean {
@@ -394,6 +413,7 @@ export class Client implements LinkOwner, Waiter {
     this.namesPending = false;
     if (server.status === txIdle) this.host.requestDone(this, this.requestSinceMs);
     this.keptLength = 0;
+    this.requestReads = true;
     if (this.gone) {
       this.#leave();
       return;
@@ -441,12 +461,63 @@ export class Client implements LinkOwner, Waiter {
     this.pool.release(server);
   }
 
+  /**
+   * A request can be made again elsewhere if it surely left nothing behind: it began outside of a transaction, no
+   * answer has come, and either it only reads, or the server has said (57P01) that it was ended before its commit.
+   */
+  #repeatable(server: Server): boolean {
+    return (
+      this.keptLength > 0 &&
+      server.status === txIdle &&
+      server.answersSeen === 0 &&
+      server.ring.countReady() === 1 &&
+      !this.unsynced &&
+      !server.copyIn &&
+      this.streaming === 0 &&
+      this.pins === 0 &&
+      !this.verbatim &&
+      !this.gone
+    );
+  }
+
+  serverEnding(code: string): boolean {
+    const server = this.server as Server;
+    if (code === "57P01" && this.#repeatable(server)) {
+      this.#notExecuted = true;
+      return true;
+    }
+    // Idle, and nothing of the session is on this server: the client needn't know.
+    return server.ring.length === 0 && this.#freeOf(server);
+  }
+  #notExecuted = false;
+
+  #freeOf(server: Server): boolean {
+    return server.status === txIdle && !this.unsynced && this.pins === 0 && !this.verbatim;
+  }
+
+  /** The kept request waits for another server. */
+  #repeat(server: Server): void {
+    this.#again = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
+    this.#againParses = server.parsesSeen;
+    this.#notExecuted = false;
+    this.needProbe = false;
+    this.blocked = true;
+    const next = this.pool.acquire(this);
+    if (next !== undefined) this.granted(next);
+  }
+  #again: Buffer | undefined;
+  #againParses = 0;
+
   /** The error that the client gets when its server has gone, and whether it can go on. */
   serverLost(reason: string, lastError: Buffer | undefined): void {
     const server = this.server;
     this.server = undefined;
     if (server === undefined || this.gone) {
       if (this.gone) this.host.clientGone(this);
+      return;
+    }
+    if (this.#notExecuted || (this.requestReads && this.#repeatable(server))) {
+      this.#repeat(server);
       return;
     }
     const inFlight = server.ring.length > 0;

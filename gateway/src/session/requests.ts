@@ -323,6 +323,8 @@ function handleQuery(client: Client, bytes: Buffer, at: number, next: number, en
   if (server === undefined) return blocked;
   if (server.skipping) return done;
   if (!admit(client, server, plan)) return blocked;
+  if (!plan.read) client.requestReads = false;
+  keep(client, server, bytes, at, next, end);
   server.ring.push(owed.query, plan.effects === null ? undefined : plan);
   client.unnamed = undefined;
   client.unnamedPortal = undefined;
@@ -556,6 +558,7 @@ function handleExecute(client: Client, bytes: Buffer, at: number, next: number):
     portalEnd === at + 5 ? client.unnamedPortal : client.portals?.get(bytes.latin1Slice(at + 5, portalEnd));
   const plan = statement?.plan;
   if (plan !== undefined) note(client, plan);
+  if (!plan?.read) client.requestReads = false;
   keep(client, server, bytes, at, next, next);
   client.unsynced = true;
   client.requests++;

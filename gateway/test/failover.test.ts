@@ -1,0 +1,120 @@
+import t from "tap";
+import { SettableLeaderSource, type View } from "../src/route/leader-source.ts";
+import { startTestGateway } from "./lib/gateway.ts";
+import { startPostgres } from "./lib/postgres.ts";
+import { RawClient, readable, wire } from "./lib/raw-client.ts";
+
+// Two servers that share nothing: what counts is what the gateway tells its clients when one dies and another leads.
+const [first, second] = await Promise.all([startPostgres(), startPostgres()]);
+t.teardown(() => Promise.all([first.stop(), second.stop()]));
+for (const each of [first, second]) await each.sql("create table notes (id int primary key, by_whom text)");
+
+const at = (server: typeof first, term: number): View => ({
+  leader: { node: `n${term}`, term, host: "127.0.0.1", port: server.port },
+  holding: false,
+  followers: [],
+});
+const nobody: View = { leader: undefined, holding: false, followers: [] };
+const leaders = new SettableLeaderSource(at(first, 1));
+const gateway = await startTestGateway(
+  { host: "127.0.0.1", port: first.port },
+  { pool: { size: 10, waitMs: 10_000 }, limits: { clients: 50 } },
+  leaders,
+);
+t.teardown(() => gateway.close());
+
+const login = () => RawClient.login(gateway.port, { user: "postgres", database: "postgres" });
+const errorsOf = (lines: readonly string[]) =>
+  lines.filter((line) => line.startsWith("E ")).map((line) => /\|C(\w{5})\|/.exec(line)?.[1]);
+
+t.test("the leader is killed", async (t) => {
+  const [idle, inTransaction, committing, writing, reading, prepared] = await Promise.all([
+    login(),
+    login(),
+    login(),
+    login(),
+    login(),
+    login(),
+  ]);
+  await idle.query("select 1");
+  await inTransaction.query("begin");
+  await inTransaction.query("insert into notes values (1, 'open')");
+  await committing.query("begin");
+  await committing.query("insert into notes values (2, 'committing')");
+  prepared.send(wire.parse("p", "select count(*)::int from notes where id > $1::int"), wire.sync());
+  await prepared.until(1);
+  writing.send(wire.query("insert into notes select 3, pg_sleep(60)::text"));
+  reading.send(wire.query("select pg_sleep(1), 'read'"));
+  const busy =
+    "select count(*) from pg_stat_activity where state = 'active' and query ~ 'pg_sleep' and pid <> pg_backend_pid()";
+  while ((await first.sql(busy)) !== "2") await new Promise((resolve) => setTimeout(resolve, 20));
+
+  leaders.set(nobody);
+  await first.kill();
+  const write = readable(await writing.until(1));
+  t.same(errorsOf(write), ["08007"], "a write in flight: outcome unknown");
+  t.equal(write.at(-1), "Z I", "and the session goes on");
+  committing.send(wire.query("commit"));
+  t.same(
+    errorsOf(readable(await committing.until(1))),
+    [],
+    "nothing was in flight: the transaction is known to be lost",
+  );
+  const open = readable(await inTransaction.query("insert into notes values (4, 'late')"));
+  t.same(errorsOf(open), ["40001"]);
+  t.equal(open.at(-1), "Z E");
+  t.same(errorsOf(readable(await inTransaction.query("select 1"))), ["25P02"]);
+  t.equal(readable(await inTransaction.query("rollback")).at(-1), "Z I");
+
+  // While nobody leads, requests wait.
+  idle.send(wire.query("insert into notes values (5, 'held')"));
+  prepared.send(wire.bind("", "p", ["0"]), wire.execute(""), wire.sync());
+  leaders.set(at(second, 2));
+  t.match(readable(await idle.until(1)), ["C INSERT 0 1\0", "Z I"]);
+  t.match(readable(await reading.until(1)).join(), /read/, "a read is made again");
+  const counted = readable(await prepared.until(1));
+  t.same(errorsOf(counted), [], "statements are prepared anew");
+  t.equal(await second.sql("select string_agg(id::text, ',') from notes"), "5");
+  for (const each of [idle, inTransaction, committing, writing, reading, prepared]) each.close();
+});
+
+t.test("a fast shutdown says what it ended: such requests are made again", async (t) => {
+  const client = await login();
+  client.send(wire.query("insert into notes select 6, pg_sleep(3)::text"));
+  const busy =
+    "select count(*) from pg_stat_activity where query ~ 'select 6' and state = 'active' and pid <> pg_backend_pid()";
+  while ((await second.sql(busy)) !== "1") await new Promise((resolve) => setTimeout(resolve, 20));
+  await second.sql(
+    "select pg_terminate_backend(pid) from pg_stat_activity where query ~ 'select 6' and pid <> pg_backend_pid()",
+  );
+  t.match(readable(await client.until(1)), ["C INSERT 0 1\0", "Z I"]);
+  t.equal(await second.sql("select count(*) from notes where id = 6"), "1");
+  client.close();
+});
+
+t.test("a planned change: new transactions wait, open ones end", async (t) => {
+  const open = await login();
+  const other = await login();
+  await open.query("begin");
+  leaders.set({ ...at(second, 2), holding: true });
+  other.send(wire.query("select 'held'"));
+  t.match(readable(await open.query("insert into notes values (7, 'x')")), ["C INSERT 0 1\0", "Z T"]);
+  t.match(readable(await open.query("commit")), ["C COMMIT\0", "Z I"]);
+  t.equal(gateway.worker.pools.get("postgres\0postgres")?.waitingCount, 1);
+  leaders.set(at(second, 2));
+  t.match(readable(await other.until(1)).join(), /held/);
+  open.close();
+  other.close();
+});
+
+t.test("nobody leads for too long", async (t) => {
+  const short = await startTestGateway(
+    { host: "127.0.0.1", port: 1 },
+    { pool: { waitMs: 300 } },
+    new SettableLeaderSource(nobody),
+  );
+  t.teardown(() => short.close());
+  const client = await RawClient.login(short.port, { user: "postgres", database: "postgres" });
+  const answer = client.closed ? [] : readable(await client.until(1));
+  t.equal(client.closed || errorsOf(answer)[0] === "57P03", true);
+});
