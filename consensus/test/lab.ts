@@ -189,7 +189,7 @@ export class Lab {
       coordinator: coordinatorId("before"),
     };
     if (disk.limit > this.checker.committed.length) {
-      this.checker.committedUpTo("scenario", last, records, disk.limit);
+      this.checker.committedUpTo("bootstrap", last, records, disk.limit);
     }
   }
 
@@ -255,7 +255,7 @@ export class Lab {
     if (found === undefined) {
       const options = {
         ...defaultCoordinatorOptions,
-        graceMs: 0,
+        graceMs: 450,
         recruitTimeoutMs: 500,
         establishTimeoutMs: 400,
       };
