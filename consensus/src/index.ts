@@ -2,6 +2,7 @@
 
 export * from "./coordinator.ts";
 export * from "./detector.ts";
+export * from "./explain.ts";
 export * from "./node.ts";
 export * from "./observation.ts";
 export * from "./planned-change.ts";
