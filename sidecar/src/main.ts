@@ -1,128 +1,20 @@
-/** The sidecar's process: node sidecar/src/main.ts --config FILE (docs/sidecar.md). */
-import { readFileSync } from "node:fs";
-import type { Server } from "node:http";
-import { parseArgs } from "node:util";
-import { codeOf, createLogger, messageOf } from "@quorate/common";
-import { type SidecarServer, startSidecarServer } from "@quorate/proto";
-import { ConfigError, loadSidecarConfig } from "./config.ts";
-import { prepareEnvironment, releasePidFile, takePidFile } from "./environment.ts";
-import { startHttp } from "./http.ts";
-import { SidecarMetrics } from "./metrics.ts";
-import { nodePaths } from "./paths.ts";
-import { sidecarHandlers } from "./service.ts";
-import { SidecarNode } from "./sidecar-node.ts";
+/**
+ * node sidecar/src/main.ts --config FILE
+ *
+ * A sidecar that died should be back soon, so compiled code is cached beside its configuration; that must be set up
+ * before anything else is imported.
+ */
+import { existsSync } from "node:fs";
+import * as nodeModule from "node:module";
+import { dirname, join } from "node:path";
 
-const usage = "usage: node sidecar/src/main.ts --config FILE   (docs/data-root.md describes the file)";
+const configFile = process.argv[process.argv.indexOf("--config") + 1];
+// Older versions of Node lack these; then it just starts as slowly as ever.
+const { enableCompileCache, flushCompileCache } = nodeModule as Partial<typeof nodeModule>;
+if (configFile !== undefined && process.argv.includes("--config") && existsSync(configFile))
+  enableCompileCache?.(join(dirname(configFile), "state", "compile-cache"));
 
-function configFile(): string {
-  try {
-    const { values } = parseArgs({ options: { config: { type: "string" } } });
-    if (values.config !== undefined) return values.config;
-  } catch (error) {
-    throw new ConfigError(`${messageOf(error)}\n${usage}`);
-  }
-  throw new ConfigError(usage);
-}
-
-function version(): string {
-  const file = new URL("../package.json", import.meta.url);
-  return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
-}
-
-async function listening<T>(what: string, start: () => Promise<T>): Promise<T> {
-  try {
-    return await start();
-  } catch (error) {
-    throw new ConfigError(`can't listen on ${what}: ${messageOf(error)}; free the port or choose another`);
-  }
-}
-
-async function main(): Promise<void> {
-  const config = loadSidecarConfig(configFile());
-  const paths = nodePaths(config.dir);
-  const owner = prepareEnvironment(config, paths);
-  const logger = createLogger({
-    name: "sidecar",
-    level: config.logLevel,
-    fields: { node: config.node.id, cluster: config.cluster },
-  });
-  takePidFile(paths.pidFile);
-
-  const sidecarVersion = version();
-  const shutdown = new AbortController();
-  let metrics: SidecarMetrics | undefined;
-  const node = await SidecarNode.load({
-    config,
-    paths,
-    owner,
-    sidecarVersion,
-    logger,
-    onEvent: (event) => metrics?.record(event),
-  });
-  metrics = new SidecarMetrics(
-    () => node.status(),
-    () => node.watchers.count,
-    { node: config.node.id, cluster: config.cluster },
-  );
-  const { registry } = metrics;
-  // The ports are a second lock: nothing of Postgres is touched before they are ours.
-  const grpc = await listening(`${config.host}:${config.ports.grpc} (ports.grpc)`, () =>
-    startSidecarServer(
-      {
-        host: config.host,
-        port: config.ports.grpc,
-        onError: (method, error) => logger.error({ err: error, method }, "a request failed"),
-      },
-      sidecarHandlers(node, config.cluster, shutdown.signal),
-    ),
-  );
-  const http = await listening(`127.0.0.1:${config.ports.http} (ports.http)`, () =>
-    startHttp({ port: config.ports.http, status: () => node.status(), registry }),
-  );
-  logger.info({ ports: config.ports, term: node.promise?.term ?? 0 }, "the sidecar runs");
-
-  const stop = async (signal: string): Promise<void> => {
-    logger.info({ signal, postgres: config.onTerminate }, "stopping");
-    shutdown.abort();
-    await stopAll(node, grpc, http, config.onTerminate);
-    releasePidFile(paths.pidFile);
-    logger.info("stopped");
-    process.exit(0);
-  };
-  let stopping = false;
-  for (const signal of ["SIGTERM", "SIGINT"] as const)
-    process.on(signal, () => {
-      if (stopping) return;
-      stopping = true;
-      stop(signal).catch((error: unknown) => {
-        logger.fatal({ err: error }, "could not stop in good order");
-        process.exit(1);
-      });
-    });
-  process.on("SIGHUP", () => undefined); // a closed terminal is no reason to stop
-  process.on("uncaughtException", (error) => {
-    logger.fatal({ err: error }, "the sidecar ends; Postgres goes on");
-    process.exit(1);
-  });
-  await node.begin();
-}
-
-/** Watchers see Postgres stop before their streams end. */
-async function stopAll(
-  node: SidecarNode,
-  grpc: SidecarServer,
-  http: Server,
-  postgres: "stop" | "leave",
-): Promise<void> {
-  await node.end(postgres);
-  node.watchers.end();
-  await grpc.stop();
-  http.close();
-}
-
-main().catch((error: unknown) => {
-  const config = error instanceof ConfigError || codeOf(error) === "bad_config";
-  process.stderr.write(`quorate sidecar: ${messageOf(error)}\n`);
-  if (!config && error instanceof Error) process.stderr.write(`${error.stack}\n`);
-  process.exit(config ? 2 : 1);
-});
+const { runSidecar } = await import("./run.ts");
+await runSidecar();
+// Now, not at the exit: there may be none.
+flushCompileCache?.();

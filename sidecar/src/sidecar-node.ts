@@ -76,6 +76,8 @@ type Pending = SubmitOptions & {
 const watchIntervalMs = 250;
 /** Of the answer: crash recovery may have much to read before it knows where the log ends. */
 const attachFenceTimeoutMs = 3_600_000;
+const tooLate: CoreResult = { ok: false, code: "timeout", message: "Postgres didn't come up in time" };
+const repeatable: ReadonlySet<CoreCommand["cmd"]> = new Set(["fence", "follow"]);
 const harmlessAtAttach: ReadonlySet<string> = new Set(["disconnected", "superseded", "not_consistent"]);
 const followTimeoutMs = 20_000;
 /** A running Postgres that doesn't answer for so long isn't well: say so. */
@@ -395,12 +397,15 @@ export class SidecarNode {
     const { peer, timeoutMs } = pending;
     if (command.cmd === "follow") this.#rememberFollow(command, peer);
     const signal = AbortSignal.any([pending.signal, this.#shutdown.signal, AbortSignal.timeout(timeoutMs)]);
-    const connection = await this.supervisor.whenAttached(signal);
-    if (connection === null)
-      return { ok: false, code: "timeout", message: "Postgres didn't come up in time" };
     const limits = { timeoutMs, signal };
-    pending.sentInRun = this.supervisor.run;
-    const result = await this.#send(connection, command, peer, limits);
+    let result: CoreResult;
+    do {
+      const connection = await this.supervisor.whenAttached(signal);
+      if (connection === null) return tooLate;
+      pending.sentInRun = this.supervisor.run;
+      result = await this.#send(connection, command, peer, limits);
+      // Postgres died over it: the next one is asked the same, if that can't do more than was asked for.
+    } while (!result.ok && result.code === "disconnected" && repeatable.has(command.cmd));
     if (result.ok || result.code !== "restart_required" || command.cmd !== "elect") return result;
     return await this.#restartCandidate(command, peer, limits);
   }
@@ -415,8 +420,7 @@ export class SidecarNode {
     await this.supervisor.restart("immediate");
     const signal = limits.signal ?? this.#shutdown.signal;
     const connection = await this.supervisor.whenAttached(signal);
-    if (connection === null)
-      return { ok: false, code: "timeout", message: "Postgres didn't come up in time" };
+    if (connection === null) return tooLate;
     const fenced = await this.#send(connection, { cmd: "fence", term: command.term }, undefined, limits);
     if (!fenced.ok) return fenced;
     const position = fenced.report?.position;
