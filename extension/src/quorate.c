@@ -109,6 +109,7 @@ _PG_init(void)
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
+	quorate_install_report();
 	quorate_define_settings();
 	quorate_register_rmgr();
 

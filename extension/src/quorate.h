@@ -132,6 +132,9 @@ extern void quorate_quiesce(bool on);
 extern bool quorate_is_quiesced(void);
 extern int	quorate_in_flight(void);
 
+/* report.c */
+extern void quorate_install_report(void);
+
 /* status.c */
 extern const char *quorate_state_name(const QuorumInfo *info, bool stopping);
 extern void quorate_status_json(StringInfo buf, bool stopping);

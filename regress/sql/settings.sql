@@ -14,3 +14,16 @@ SET quorate.control = on;
 SHOW quorate.control_socket;
 RESET ROLE;
 DROP ROLE regress_quorate_user;
+
+-- the LSN of the last commit, for those who want it
+CREATE TABLE regress_quorate_report (a int);
+SHOW quorate.last_commit_lsn;
+SET quorate.report_commit_lsn = on;
+INSERT INTO regress_quorate_report VALUES (1);
+SELECT pg_current_wal_flush_lsn() AS flushed, current_setting('quorate.last_commit_lsn') AS first \gset
+SELECT :'first'::pg_lsn <= :'flushed'::pg_lsn AS flushed, quorate.is_committed(:'first');
+INSERT INTO regress_quorate_report VALUES (2);
+SELECT current_setting('quorate.last_commit_lsn')::pg_lsn > :'first'::pg_lsn AS commit_does;
+SET quorate.last_commit_lsn = '0/0';
+RESET quorate.report_commit_lsn;
+DROP TABLE regress_quorate_report;

@@ -3,6 +3,7 @@
  * and nobody acknowledges anything after it was fenced. (docs/control-socket.md; sidecars and coordinators have their
  * own tests.)
  */
+import type { EventEmitter } from "node:events";
 import { appendFile } from "node:fs/promises";
 import { poll, sendSignal } from "@quorate/common";
 import { test } from "tap";
@@ -311,6 +312,22 @@ test("change of rules: under the old AND the new ones until it is durable; a suc
     { ok: true, tailRulesets: [{ version: 5, text: "fünf" }] },
     "after a restart the scan of the tail finds it",
   );
+});
+
+test("the client hears of its commit's LSN, and reads its own write on a follower", async (t) => {
+  const cluster = await threeNodes(t);
+  const client = await cluster.node("n1").connect("-cquorate.report_commit_lsn=on");
+  let reported = "";
+  const { connection } = client as unknown as { connection: EventEmitter };
+  connection.on("parameterStatus", ({ parameterName, parameterValue }: Record<string, string>) => {
+    if (parameterName === "quorate.last_commit_lsn") reported = parameterValue ?? "";
+  });
+  for (let i = 1; i <= 20; i++) {
+    await client.query("insert into t values (1)");
+    const follower = cluster.node(i % 2 === 0 ? "n2" : "n3");
+    await follower.sql(`select quorate.wait_for_lsn('${reported}', '10 s')`);
+    t.equal(await follower.value("select count(*) from t"), String(i));
+  }
 });
 
 test("an idle leader tells its followers of the last commit", async (t) => {
