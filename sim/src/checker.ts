@@ -33,6 +33,7 @@ export class Checker {
   readonly #elections: Election[] = [];
   readonly #reported = new Map<string, number>();
   readonly #reportedTo = new Map<string, string>();
+  readonly #told = new Map<number, string>();
   elections = 0;
 
   constructor(disks: Disks) {
@@ -177,6 +178,22 @@ export class Checker {
     }
     this.#reportedTo.set(key, coordinator);
     this.#reported.set(node, Math.max(term, this.#reported.get(node) ?? 0));
+  }
+
+  /** What a node reports must be on its disk: the next leader is chosen by it. */
+  reported(node: string, position: number, flushed: number): void {
+    if (position > flushed) {
+      this.fail("I4", `${node} reports its log up to ${position}, of which ${flushed} is on its disk`);
+    }
+  }
+
+  /** A coordinator tells a candidate to begin a term: two valid recruitments of one term share a node. */
+  told(node: string, term: number): void {
+    const other = this.#told.get(term);
+    if (other !== undefined && other !== node) {
+      this.fail("I1", `${node} is told to lead term ${term}, as ${other} was`);
+    }
+    this.#told.set(term, node);
   }
 
   /** A node acknowledges records to the leader of `term`. */

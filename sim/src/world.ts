@@ -206,6 +206,9 @@ export class World {
       }
     };
     this.queue.after(call.timeoutMs, () => settle({ kind: "unreachable", message: "timed out" }));
+    if (call.method === "elect") {
+      this.checker.told(call.node, call.term);
+    }
     this.#deliver(
       from,
       call.node,
@@ -214,6 +217,8 @@ export class World {
         const result = resultOf(call.node, call, answer);
         if (result.kind === "recruited") {
           const machine = this.machines.get(call.node);
+          const flushed = lastLsn(machine?.disk?.records ?? [], machine?.disk?.flushed ?? 0);
+          this.checker.reported(call.node, Number(result.report.position.lsn), flushed);
           this.checker.recruited(call.node, call.term, call.coordinator, machine?.promisedTerm ?? 0);
         }
         return () => settle(result);

@@ -1,0 +1,270 @@
+import t from "tap";
+import {
+  compilePolicy,
+  type Decision,
+  type DetectorState,
+  defaultDetectorOptions,
+  detect,
+  failureTable,
+  findPolicy,
+  initialDetector,
+  type Link,
+  type NodeId,
+  type NodeView,
+  nodeId,
+  type Observation,
+  type Observed,
+  type Policy,
+  type RowName,
+  type Ruleset,
+  term,
+} from "../src/index.ts";
+
+const ids = ["n1", "n2", "n3"].map(nodeId);
+const now = 100_000;
+const options = defaultDetectorOptions;
+
+function majority(): Ruleset {
+  const nodes = ids.map((id) => ({ id, zone: id, region: "" }));
+  const compiled = compilePolicy({ policy: findPolicy("majority") as Policy, nodes, version: 1 });
+  if (!compiled.ok) {
+    throw new Error("majority of three");
+  }
+  return compiled.ruleset;
+}
+
+const base: NodeView = {
+  postgres: "running",
+  state: "follower",
+  term: term(7),
+  promisedTerm: term(7),
+  inRecovery: true,
+  leader: nodeId("n1"),
+  receiver: { state: "streaming", timeline: term(7), lastMessageAgeMs: 10 },
+  followers: [],
+  ruleset: null,
+  wasLeader: false,
+  operatorStopped: false,
+};
+const leads: Partial<NodeView> = {
+  state: "leader",
+  inRecovery: false,
+  receiver: null,
+  followers: ["n2", "n3"].map((id) => ({ node: nodeId(id), member: true, timeline: term(7), replyAgeMs: 5 })),
+};
+const broken: Partial<NodeView> = {
+  receiver: { state: "connecting", timeline: term(7), lastMessageAgeMs: 5_000 },
+};
+const crashed: Partial<NodeView> = { postgres: "crashed", state: "", receiver: null, wasLeader: true };
+
+interface Case {
+  readonly view?: Partial<NodeView>;
+  readonly link?: Link;
+  readonly sinceMs?: number;
+  readonly viewAtMs?: number;
+  readonly promiseRoseAtMs?: number;
+}
+
+function observation(cases: Readonly<Record<string, Case>>, more: Partial<Observation> = {}): Observation {
+  const nodes = new Map<NodeId, Observed>();
+  for (const [name, given] of Object.entries(cases)) {
+    const id = nodeId(name);
+    nodes.set(id, {
+      id,
+      link: given.link ?? "connected",
+      linkSinceMs: given.sinceMs ?? now - 50_000,
+      view: { ...base, ...given.view },
+      viewAtMs: given.viewAtMs ?? now - 10,
+      promiseRoseAtMs: given.promiseRoseAtMs ?? now - 60_000,
+    });
+  }
+  return { nowMs: now, nodes, rulesets: [majority()], rank: 0, busy: new Set(), ...more };
+}
+
+const seenRows = new Set<RowName>();
+
+function decide(given: Observation, state: DetectorState = initialDetector): readonly Decision[] {
+  const { decisions } = detect(state, given);
+  for (const decision of decisions) {
+    seenRows.add(decision.row);
+  }
+  return decisions;
+}
+
+function brief(decisions: readonly Decision[]): string[] {
+  return decisions.map((decision) => {
+    switch (decision.kind) {
+      case "repair":
+        return `${decision.row} ${decision.action} ${decision.node}`;
+      case "waitUntil":
+        return `${decision.row} wait ${decision.atMs - now}`;
+      case "nothing":
+      case "changeLeader":
+        return `${decision.row} ${decision.kind}`;
+      default:
+        return decision satisfies never;
+    }
+  });
+}
+
+/** The same observation again and again, as time passes; returns when the leader was changed. */
+function changedAfterMs(given: Observation, limitMs: number): number | null {
+  let state = initialDetector;
+  for (let passedMs = 0; passedMs <= limitMs; passedMs += 50) {
+    const nodes = new Map<NodeId, Observed>();
+    for (const [id, observed] of given.nodes) {
+      const aging = observed.link === "connected" ? passedMs : 0;
+      nodes.set(id, { ...observed, viewAtMs: observed.viewAtMs + aging });
+    }
+    const step = detect(state, { ...given, nodes, nowMs: given.nowMs + passedMs });
+    state = step.state;
+    if (step.decisions[0]?.kind === "changeLeader") {
+      seenRows.add(step.decisions[0].row);
+      return passedMs;
+    }
+  }
+  return null;
+}
+
+t.test("all is well", (t) => {
+  const given = observation({ n1: { view: leads }, n2: {}, n3: {} });
+  t.same(brief(decide(given)), ["leader_well nothing", "node_well nothing", "node_well nothing"]);
+  t.same(brief(decide({ ...given, rulesets: [] })), [
+    "no_ruleset nothing",
+    "node_well nothing",
+    "node_well nothing",
+  ]);
+  t.end();
+});
+
+t.test("the leader's Postgres has died: at once, by the first orchestrator", (t) => {
+  const given = observation({ n1: { view: crashed }, n2: { view: broken }, n3: { view: broken } });
+  t.same(brief(decide(given)), ["leader_postgres_down changeLeader"]);
+  t.match(decide(given)[0]?.reason, /Postgres of n1, leader of term 7: crashed/);
+  t.same(brief(decide({ ...given, rank: 2 })), [`leader_postgres_down wait ${2 * options.staggerMs}`]);
+  const restarted = observation({
+    n1: { view: { state: "fenced", receiver: null, leader: null, wasLeader: true } },
+    n2: {},
+    n3: {},
+  });
+  t.same(brief(decide(restarted)), ["leader_postgres_down changeLeader"]);
+  t.end();
+});
+
+t.test("the connection to the leader was reset", (t) => {
+  const reset = { view: leads, link: "reset" as const, sinceMs: now - 1 };
+  const both = observation({ n1: reset, n2: { view: broken }, n3: { view: broken } });
+  t.same(brief(decide(both)), ["leader_connection_broken changeLeader"]);
+  const one = observation({ n1: reset, n2: {}, n3: { view: broken } });
+  t.same(brief(decide(one)), ["leader_well nothing"], "its sidecar died, but n2 streams: Postgres lives");
+  const alone = observation({
+    n1: reset,
+    n2: { view: broken },
+    n3: { link: "silent", view: broken, viewAtMs: now - 9_000 },
+  });
+  t.match(decide(alone)[0], { kind: "waitUntil", row: "change_impossible" });
+  t.match(decide(alone)[0]?.reason, /n1 could still lead \(ruleset 1\); out of reach: n1, n3|out of reach/);
+  t.end();
+});
+
+t.test("an isolated or frozen leader gets a bounded time", (t) => {
+  const silent = { view: leads, link: "silent" as const, viewAtMs: now - 1_000 };
+  const given = observation({ n1: silent, n2: { view: broken }, n3: { view: broken } });
+  t.same(brief(decide(given)), [`leader_silent wait ${options.silentMs - 1_000}`]);
+  t.equal(changedAfterMs(given, 5_000), options.silentMs - 1_000);
+  const streaming = observation({ n1: silent, n2: {}, n3: {} });
+  t.same(brief(decide(streaming)), ["leader_well nothing"], "only we don't see it; its followers do");
+  t.end();
+});
+
+t.test("a leader whose followers can't reach it", (t) => {
+  const given = observation({ n1: { view: leads }, n2: { view: broken }, n3: { view: broken } });
+  t.same(brief(decide(given))[0], `leader_without_quorum wait ${options.silentMs}`);
+  t.equal(changedAfterMs(given, 5_000), options.silentMs);
+  t.end();
+});
+
+t.test("no leader", (t) => {
+  const fenced: Partial<NodeView> = { state: "fenced", leader: null, receiver: null };
+  const given = observation({ n1: { view: fenced }, n2: { view: fenced }, n3: { view: fenced } });
+  t.same(brief(decide(given)), ["no_leader changeLeader"]);
+  const starting = observation({ n1: { view: fenced }, n2: { view: fenced } });
+  t.same(brief(decide(starting)), [`no_leader wait ${options.noLeaderHoldMs}`]);
+  t.equal(changedAfterMs(starting, 5_000), options.noLeaderHoldMs);
+  t.end();
+});
+
+t.test("somebody is at it", (t) => {
+  const given = observation({
+    n1: { view: crashed },
+    n2: { view: { promisedTerm: term(8) }, promiseRoseAtMs: now - 100 },
+    n3: {},
+  });
+  t.same(brief(decide(given)), [`change_under_way wait ${options.attemptMs - 100}`]);
+  t.equal(changedAfterMs(given, 5_000), options.attemptMs - 100, "but not for ever");
+  const establishing = observation({
+    n1: { view: { ...leads, state: "elected", term: term(8), promisedTerm: term(8) } },
+    n2: {},
+    n3: {},
+  });
+  t.same(brief(decide(establishing)), [`leader_establishing wait ${options.establishMs}`]);
+  t.equal(changedAfterMs(establishing, 20_000), options.establishMs);
+  t.end();
+});
+
+t.test("a promise to a dead term", (t) => {
+  const stuck = { view: { state: "fenced" as const, promisedTerm: term(9), leader: null, receiver: null } };
+  const given = observation({ n1: { view: leads }, n2: {}, n3: stuck });
+  t.same(brief(decide(given)), [
+    `dead_promise wait ${options.deadPromiseMs}`,
+    "node_well nothing",
+    "dead_promise nothing",
+  ]);
+  t.equal(changedAfterMs(given, 30_000), options.deadPromiseMs);
+  const observer = observation({ n1: { view: leads }, n2: {}, n3: {}, n9: stuck });
+  t.equal(changedAfterMs(observer, 100_000), 6 * options.deadPromiseMs, "an observer is worth less hurry");
+  t.end();
+});
+
+t.test("repairs", (t) => {
+  const about = (view: Partial<NodeView>, link: Link = "connected", id = "n3"): string | undefined => {
+    const cases = { n1: { view: leads }, n2: {}, n3: {}, [id]: { view, link } };
+    const at = Object.keys(cases)
+      .filter((name) => name !== "n1")
+      .indexOf(id);
+    return brief(decide(observation(cases)))[1 + at];
+  };
+  t.equal(about({ state: "fenced", leader: null, receiver: null }), "node_fenced follow n3");
+  t.equal(about({ leader: nodeId("n2"), term: term(6) }), "node_wrong_leader follow n3");
+  t.equal(about({ state: "fetching", term: term(6) }), "node_wrong_leader follow n3");
+  t.equal(about({ state: "leader", term: term(5), leader: nodeId("n3") }), "node_older_leader follow n3");
+  t.equal(about(broken), `node_not_streaming wait ${options.repairHoldMs}`);
+  t.equal(about({}, "silent"), "node_out_of_reach nothing");
+  t.equal(about({ postgres: "crashed", state: "" }), "node_postgres_down nothing");
+  t.equal(about({ postgres: "stopped", state: "", operatorStopped: true }), "operator_stopped nothing");
+  t.equal(about({ postgres: "absent", state: "" }), "node_lost_data replace n3");
+  t.equal(about({ postgres: "absent", state: "" }, "connected", "n7"), "node_without_data create n7");
+  t.equal(about({ state: "starting" }), "node_well nothing");
+  const observer: Partial<NodeView> = {
+    ...leads,
+    followers: [{ node: nodeId("n3"), member: false, timeline: term(7), replyAgeMs: 5 }],
+  };
+  t.same(
+    brief(decide(observation({ n1: { view: observer }, n2: {}, n3: {} })))[2],
+    "node_not_member follow n3",
+  );
+  const busy = observation(
+    { n1: { view: leads }, n2: {}, n3: { view: { state: "fenced" } } },
+    { busy: new Set(["n3"]) },
+  );
+  t.equal(decide(busy).length, 2, "nobody repairs what is being repaired");
+  t.end();
+});
+
+t.test("every row was seen", (t) => {
+  t.same(
+    failureTable.map(({ name }) => name).filter((name) => !seenRows.has(name)),
+    [],
+  );
+  t.end();
+});
