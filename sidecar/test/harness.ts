@@ -99,9 +99,9 @@ export class SidecarUnderTest {
     await poll(
       async () => {
         if (exited) throw new Error(`the sidecar ended: ${this.output}`);
-        return await this.client.getStatus({ deadlineMs: 500 }).catch(() => undefined);
+        return await this.client.getStatus({ deadlineMs: 2_000 }).catch(() => undefined);
       },
-      { what: "the sidecar to answer", timeoutMs: 10_000 },
+      { what: "the sidecar to answer", timeoutMs: 60_000 },
     );
   }
 
@@ -121,7 +121,7 @@ export class SidecarUnderTest {
         const status = await this.client.getStatus({ deadlineMs: 1_000 }).catch(() => null);
         return status !== null && reached(status) ? status : null;
       },
-      { what, timeoutMs: 10_000 },
+      { what, timeoutMs: 60_000 },
     );
   }
 
@@ -142,7 +142,7 @@ export class SidecarUnderTest {
       );
       test.teardown(cancel);
     });
-    await poll(() => seen.length > 0, { what: "the first status", timeoutMs: 5_000 });
+    await poll(() => seen.length > 0, { what: "the first status", timeoutMs: 30_000 });
     return { seen, ended };
   }
 

@@ -90,7 +90,7 @@ class Cluster {
   async contentsBecome(id: string, wanted: string): Promise<void> {
     await poll(async () => (await this.contents(id).catch(() => null)) === wanted, {
       what: `${id} to hold ${wanted}`,
-      timeoutMs: 20_000,
+      timeoutMs: 60_000,
     });
   }
 }

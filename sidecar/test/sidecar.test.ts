@@ -83,12 +83,12 @@ t.test(
     process.kill(pid ?? 0, "SIGKILL");
     const crash = await poll(() => seen.find(({ status }) => status.postgres === "crashed"), {
       what: "the news of the crash",
-      timeoutMs: 5_000,
+      timeoutMs: 30_000,
       intervalMs: 1,
     });
     t.match(crash.status, { term: 2, wasLeader: true, pid: null, state: null, lastExit: /SIGKILL/ });
     t.comment(`the watcher knew after ${(crash.atMs - killedAtMs).toFixed(1)} ms`);
-    t.ok(crash.atMs - killedAtMs < 500);
+    t.ok(crash.atMs - killedAtMs < 1_000);
     const back = await sidecar.until("running again", (status) => status.postgres === "running");
     t.match(back, { state: "fenced", fenceTerm: 2, term: 2, wasLeader: true, inRecovery: true });
     t.not(back.pid, pid);
@@ -114,7 +114,7 @@ t.test("a killed sidecar leaves Postgres alone; the next one adopts it and hears
   process.kill(before.pid ?? 0, "SIGKILL");
   await poll(() => seen.some(({ status }) => status.postgres === "crashed" && status.wasLeader), {
     what: "the news of the crash",
-    timeoutMs: 5_000,
+    timeoutMs: 30_000,
   });
   await sidecar.until("running again", (status) => status.state === "fenced" && status.pid !== before.pid);
 });
