@@ -245,8 +245,9 @@ function duelOf(
   const steps: Step[] = [];
   const rounds = 8 + random.below(20);
   let atMs = 300;
+  let restarted: number | null = null;
   for (let round = 0; round < rounds; round += 1) {
-    const at = random.below(orchestrators);
+    const at: number = restarted ?? random.below(orchestrators);
     const ms = random.pick([10, 25, 60, 150]) * random.between(0.5, 1.5);
     const together = new Set<string>([
       ...nodes.filter(() => random.chance(0.6)).map((member) => member.id),
@@ -271,13 +272,18 @@ function duelOf(
         : dice < 0.9
           ? { kind: "rulesNow", policy: rules, without: [] }
           : { kind: "rules", at, policy: rules, without: [], byCoordinator: true };
-    steps.push({ atMs: atMs + 0.5, action: begins });
+    steps.push({ atMs: atMs + (restarted === null ? 0.5 : 5), action: begins });
+    restarted = null;
     if (random.chance(0.25)) {
       const { id } = random.pick(nodes);
-      const hit: Action = random.chance(0.6)
-        ? { kind: "powerCut", nodes: [id], downMs: random.between(5, 100) }
-        : { kind: "killOrchestrator", at, downMs: random.between(1, 30) };
-      steps.push({ atMs: atMs + random.between(0, ms), action: hit });
+      if (random.chance(0.5)) {
+        const hit: Action = { kind: "powerCut", nodes: [id], downMs: random.between(5, 100) };
+        steps.push({ atMs: atMs + random.between(0, ms), action: hit });
+      } else {
+        // It forgets all, and acts again in the next round.
+        restarted = at;
+        steps.push({ atMs: atMs + ms - 2, action: { kind: "killOrchestrator", at, downMs: 1 } });
+      }
     }
     atMs += ms;
   }
