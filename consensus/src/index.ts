@@ -3,6 +3,7 @@
 export * from "./coordinator.ts";
 export * from "./detector.ts";
 export * from "./explain.ts";
+export * from "./failure-table-text.ts";
 export * from "./node.ts";
 export * from "./observation.ts";
 export * from "./planned-change.ts";
