@@ -9,7 +9,10 @@ import { fixedServer, type LeaderSource } from "./route/leader-source.ts";
 import { SidecarWatch } from "./route/sidecar-watch.ts";
 import type { Tls } from "./session/login.ts";
 import { Plans } from "./text/plans.ts";
+import { buildNative } from "./transport/native-build.ts";
+import { NativeTransport } from "./transport/native-transport.ts";
 import { endPointHash, NetTransport } from "./transport/net-transport.ts";
+import type { Transport } from "./transport/transport.ts";
 import { Worker } from "./worker.ts";
 
 export type StartOptions = {
@@ -34,9 +37,7 @@ export type RunningGateway = {
 
 export async function startGateway(options: StartOptions): Promise<RunningGateway> {
   const { config, log } = options;
-  const transport = new NetTransport((error) =>
-    log.error({ error }, "a bug in a session: its connection was closed"),
-  );
+  const transport = chooseTransport(config, log);
   const leaders = options.leaders ?? leadersOf(config);
   let tls = readTls(config);
   const reload = (): void => {
@@ -81,6 +82,16 @@ export async function startGateway(options: StartOptions): Promise<RunningGatewa
       leaders.close();
     },
   };
+}
+
+function chooseTransport(config: Config, log: Logger): Transport {
+  const onBug = (error: unknown) => log.error({ error }, "a bug in a session: its connection was closed");
+  if (config.transport === "net") return new NetTransport(onBug);
+  const build = buildNative();
+  if ("file" in build) return new NativeTransport(build.file, onBug);
+  if (config.transport === "native") throw new Error(`the native transport can't be built: ${build.reason}`);
+  log.info({ reason: build.reason }, "no native transport: Node's own sockets are used");
+  return new NetTransport(onBug);
 }
 
 function leadersOf(config: Config): LeaderSource {

@@ -3,7 +3,6 @@
  * a port by reusePort and divide the budget of server connections.
  */
 import { randomBytes } from "node:crypto";
-import type { Server as NetServer } from "node:net";
 import type { Logger } from "@quorate/common";
 import { AdminSession } from "./admin/console.ts";
 import { Histogram } from "./admin/histogram.ts";
@@ -19,8 +18,7 @@ import type { ScramKeys } from "./session/scram.ts";
 import { settingsOf } from "./session/settings.ts";
 import { Tunnel } from "./session/tunnel.ts";
 import type { Plans } from "./text/plans.ts";
-import type { NetLink, NetTransport } from "./transport/net-transport.ts";
-import type { LinkOwner } from "./transport/transport.ts";
+import type { Link, LinkOwner, Listener, ServerSideLink, Transport } from "./transport/transport.ts";
 import { backendKeyData, cancelRequest, parameterStatus, readyForQuery } from "./wire/build.ts";
 import { int32, txIdle } from "./wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "./wire/errors.ts";
@@ -28,7 +26,7 @@ import { errorBytes, type WireError, wireError } from "./wire/errors.ts";
 export type WorkerOptions = {
   readonly config: Config;
   readonly workerId: number;
-  readonly transport: NetTransport;
+  readonly transport: Transport;
   readonly plans: Plans;
   readonly leaders: LeaderSource;
   readonly log: Logger;
@@ -63,7 +61,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   draining = false;
   readonly #secrets = new Map<number, Buffer>();
   readonly #logins = new Set<Login>();
-  readonly #listeners: NetServer[] = [];
+  readonly #listeners: Listener[] = [];
   #nextClient = 1;
   #nextServer = 1;
   #sweeper: NodeJS.Timeout | undefined;
@@ -100,8 +98,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     );
     this.#listeners.push(server);
     this.#sweeper ??= setInterval(() => this.options.transport.turn(() => this.#sweep()), 250).unref();
-    const address = server.address();
-    return typeof address === "object" && address !== null ? address.port : port;
+    return server.port;
   }
 
   nowMs(): number {
@@ -141,7 +138,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     this.log_.info({ peer, reason }, "a login failed");
   }
 
-  loggedIn(link: NetLink, request: StartupRequest): LinkOwner {
+  loggedIn(link: ServerSideLink, request: StartupRequest): LinkOwner {
     this.connections++;
     if (request.database === this.config.admin.database) return new AdminSession(this, link, request);
     if (request.replication !== undefined) {
@@ -169,7 +166,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     return client;
   }
 
-  #welcome(client: Client, link: NetLink, request: StartupRequest): void {
+  #welcome(client: Client, link: ServerSideLink, request: StartupRequest): void {
     for (const [name, value] of client.reported.values) {
       const bytes = parameterStatus(name, value);
       link.send(bytes, 0, bytes.length);
@@ -291,7 +288,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     return pool;
   }
 
-  connect(endpoint: Endpoint, server: Server, connected: () => void): ReturnType<PoolHost["connect"]> {
+  connect(endpoint: Endpoint, server: Server, connected: () => void): Link {
     return this.options.transport.connect(
       { host: endpoint.host, port: endpoint.port, timeoutMs: this.config.pool.connectTimeoutMs },
       {

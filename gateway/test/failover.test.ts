@@ -5,6 +5,7 @@ import { startPostgres } from "./lib/postgres.ts";
 import { RawClient, readable, wire } from "./lib/raw-client.ts";
 
 // Two servers that share nothing: what counts is what the gateway tells its clients when one dies and another leads.
+t.setTimeout(180_000);
 const [first, second] = await Promise.all([startPostgres(), startPostgres()]);
 t.teardown(() => Promise.all([first.stop(), second.stop()]));
 for (const each of [first, second]) await each.sql("create table notes (id int primary key, by_whom text)");

@@ -7,6 +7,7 @@ import t from "tap";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
 
+t.setTimeout(180_000);
 const postgres = await startPostgres();
 t.teardown(() => postgres.stop());
 await postgres.sql(

@@ -239,10 +239,15 @@ async function run(seed: number): Promise<string | undefined> {
   return undefined;
 }
 
-t.test("sessions through the gateway are like direct ones", async (t) => {
-  for (let seed = firstSeed; seed < firstSeed + programs; seed++) {
-    const difference = await run(seed);
-    t.equal(difference, undefined, `program ${seed}`);
-    if (difference !== undefined) break;
-  }
-});
+t.setTimeout(60_000 + programs * 4_000);
+t.test(
+  "sessions through the gateway are like direct ones",
+  { timeout: 60_000 + programs * 4_000 },
+  async (t) => {
+    for (let seed = firstSeed; seed < firstSeed + programs; seed++) {
+      const difference = await run(seed);
+      t.equal(difference, undefined, `program ${seed}`);
+      if (difference !== undefined) break;
+    }
+  },
+);

@@ -11,7 +11,7 @@ import type { Statement } from "../pool/statements.ts";
 import { type Effect, pins, probedPins } from "../text/plan.ts";
 import { type Link, type LinkOwner, queueHighBytes } from "../transport/transport.ts";
 import { readyForQuery } from "../wire/build.ts";
-import { txFailed, txIdle } from "../wire/codec.ts";
+import { txFailed, txIdle, txOpen } from "../wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "../wire/errors.ts";
 import { PendingSettings } from "./pending-settings.ts";
 import { consume } from "./requests.ts";
@@ -97,6 +97,8 @@ export class Client implements LinkOwner, Waiter {
   transactions = 0;
   /** Bytes of a message that is passed on in parts. */
   streaming = 0;
+  /** Settings that went back to their defaults since the last ReadyForQuery; "*": all. */
+  resets: Set<string> | undefined;
   /** All that is in flight only reads. */
   requestReads = true;
   pending: PendingSettings | undefined;
@@ -289,6 +291,10 @@ export class Client implements LinkOwner, Waiter {
           if (effect.kind !== "set" && effect.kind !== "reset-all") return;
           this.pending = new PendingSettings();
         }
+        if (effect.kind === "reset-all" || (effect.kind === "set" && effect.value === null)) {
+          this.resets ??= new Set();
+          this.resets.add(effect.kind === "set" ? effect.name : "*");
+        }
         const changes = this.pending.completed(effect, rolledBack);
         if (changes !== undefined) this.#apply(changes);
       }
@@ -323,7 +329,8 @@ export class Client implements LinkOwner, Waiter {
 
   beforeReady(status: number): boolean {
     const server = this.server as Server;
-    if (status !== txIdle) return false;
+    if (status !== txIdle) return status === txOpen && this.#resetInTransaction(server);
+    this.resets = undefined;
     this.transactions++;
     this.parsingChanged = false;
     this.portals = undefined;
@@ -340,21 +347,35 @@ export class Client implements LinkOwner, Waiter {
     if (this.settings !== server.settings && !this.unsynced && server.ring.length === 0) {
       const sql = settingsChangeSql(server.settings, this.settings);
       if (sql !== "") {
-        this.#setBack(server, sql);
+        this.#setBack(server, sql, txIdle);
         return true;
       }
     }
     return false;
   }
 
+  /** The same inside a transaction, where nothing has become the session's yet. */
+  #resetInTransaction(server: Server): boolean {
+    const { resets } = this;
+    this.resets = undefined;
+    if (resets === undefined || this.unsynced || server.ring.length > 0) return false;
+    const wanted = new Map<string, string>();
+    for (const [name, value] of this.startupSettings.values) {
+      if (resets.has("*") || resets.has(name)) wanted.set(name, value);
+    }
+    if (wanted.size === 0) return false;
+    this.#setBack(server, settingsChangeSql(noSettings, settingsOf(wanted)), txOpen);
+    return true;
+  }
+
   /** After RESET: the server is at its own defaults, the client's are its startup parameters. */
-  #setBack(server: Server, sql: string): void {
+  #setBack(server: Server, sql: string, status: number): void {
     this.blocked = true;
     server.internal(sql, (result) => {
       if (server.phase === "closed") return;
-      if (result.error === undefined) server.settings = this.settings;
+      if (result.error === undefined && status === txIdle) server.settings = this.settings;
       if (this.reported !== server.reported) server.report(this);
-      this.#send(readyForQuery(txIdle));
+      this.#send(readyForQuery(status));
       this.blocked = false;
       this.afterReady();
       this.unblock();

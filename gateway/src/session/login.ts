@@ -4,8 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { SecureContext } from "node:tls";
-import type { NetLink } from "../transport/net-transport.ts";
-import type { LinkOwner } from "../transport/transport.ts";
+import type { LinkOwner, ServerSideLink } from "../transport/transport.ts";
 import {
   authenticationOk,
   negotiateVersion,
@@ -57,7 +56,7 @@ export type LoginHost = {
   /** A startup packet has come; an error is a refusal (draining, too many clients). */
   admit(request: { user: string; database: string }): WireError | undefined;
   /** The client is who it says; the link is the session's from now on. */
-  loggedIn(link: NetLink, request: StartupRequest): LinkOwner;
+  loggedIn(link: ServerSideLink, request: StartupRequest): LinkOwner;
   loginFailed(reason: string, peer: string): void;
 };
 
@@ -72,7 +71,7 @@ const loginMessages = {
 
 export class Login implements LinkOwner {
   readonly #host: LoginHost;
-  readonly #link: NetLink;
+  readonly #link: ServerSideLink;
   #phase: Phase = "startup";
   #secure = false;
   #direct = false;
@@ -82,7 +81,7 @@ export class Login implements LinkOwner {
   #entry: UserEntry | undefined;
   readonly startedAtMs: number;
 
-  constructor(host: LoginHost, link: NetLink, nowMs: number) {
+  constructor(host: LoginHost, link: ServerSideLink, nowMs: number) {
     this.#host = host;
     this.#link = link;
     this.startedAtMs = nowMs;

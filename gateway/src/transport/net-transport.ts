@@ -6,30 +6,23 @@ import { createHash, X509Certificate } from "node:crypto";
 import * as net from "node:net";
 import * as tls from "node:tls";
 import { Outbox, type Writable } from "./outbox.ts";
-import { type Link, type LinkOwner, queueHighBytes } from "./transport.ts";
+import type {
+  ConnectOptions,
+  LinkOwner,
+  Listener,
+  ListenOptions,
+  ServerSideLink,
+  Transport,
+} from "./transport.ts";
 
 const readBytes = 64 * 1024;
-
-export type ListenOptions = {
-  readonly host?: string;
-  readonly port?: number;
-  readonly path?: string;
-  readonly reusePort?: boolean;
-  readonly backlog?: number;
-};
-
-export type ConnectOptions = {
-  readonly host: string;
-  readonly port: number;
-  readonly timeoutMs: number;
-};
 
 /** What Node's Server has and its types hide; when it isn't there, accepted sockets are read as streams. */
 type RawServer = net.Server & {
   _handle?: { onconnection?: (status: number, handle: unknown) => void } | null;
 };
 
-export class NetTransport {
+export class NetTransport implements Transport {
   readonly outbox = new Outbox();
   readonly #readBuffer: Buffer = Buffer.allocUnsafeSlow(readBytes);
   readonly #onBug: (error: unknown) => void;
@@ -39,7 +32,7 @@ export class NetTransport {
   }
 
   /** Starts to listen; `accept` gives the owner of each new link. */
-  async listen(options: ListenOptions, accept: (link: NetLink) => LinkOwner): Promise<net.Server> {
+  async listen(options: ListenOptions, accept: (link: ServerSideLink) => LinkOwner): Promise<Listener> {
     const server: RawServer = net.createServer({ noDelay: true }, (socket) => {
       this.#adopt(new NetLink(this), socket, accept);
     });
@@ -61,7 +54,11 @@ export class NetTransport {
         this.#adopt(link, socket, accept);
       };
     }
-    return server;
+    const address = server.address();
+    return {
+      port: typeof address === "object" && address !== null ? address.port : options.port,
+      close: () => server.close(),
+    };
   }
 
   #adopt(link: NetLink, socket: net.Socket, accept: (link: NetLink) => LinkOwner): void {
@@ -123,7 +120,7 @@ export class NetTransport {
   }
 }
 
-export class NetLink implements Link, Writable {
+export class NetLink implements ServerSideLink, Writable {
   readonly #transport: NetTransport;
   #socket: net.Socket | undefined;
   owner: LinkOwner | undefined;
@@ -132,6 +129,13 @@ export class NetLink implements Link, Writable {
 
   constructor(transport: NetTransport) {
     this.#transport = transport;
+  }
+
+  /** A socket that nobody reads yet: for TLS, which takes it over. */
+  hold(socket: net.Socket, owner: LinkOwner): void {
+    this.owner = owner;
+    this.#socket = socket;
+    socket.on("error", () => {});
   }
 
   start(socket: net.Socket, owner: LinkOwner): void {
@@ -157,7 +161,11 @@ export class NetLink implements Link, Writable {
   }
 
   /** The server's side of TLS on this link, with the bytes of a handshake that have come already. */
-  startTls(context: tls.SecureContext, already: Buffer | undefined, secure: (link: NetLink) => void): void {
+  startTls(
+    context: tls.SecureContext,
+    already: Buffer | undefined,
+    secure: (link: ServerSideLink) => void,
+  ): void {
     const plain = this.#socket;
     if (plain === undefined || this.#upgrading) return;
     this.#upgrading = true;
@@ -245,5 +253,3 @@ export function endPointHash(certificatePem: string | Buffer): Buffer {
   const hash = found === null ? "sha256" : `sha${found[1]}`;
   return createHash(hash).update(certificate.raw).digest();
 }
-
-export { queueHighBytes };

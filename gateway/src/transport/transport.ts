@@ -3,6 +3,8 @@
  * links of a worker and valid only during the call, and bytes to send are taken over (copied or written) before
  * `send` returns. Two implementations: net-transport.ts (Node's own sockets) and the native addon.
  */
+import type { SecureContext } from "node:tls";
+
 export interface Link {
   /** Takes `bytes[start, end)`; goes out together with what else is sent in this turn. */
   send(bytes: Uint8Array, start: number, end: number): void;
@@ -25,6 +27,41 @@ export interface LinkOwner {
   drained(): void;
   /** The last call: the peer has gone, or `close`/`destroy` has been carried out. */
   closed(reason: string): void;
+}
+
+/** A link whose owner can change (login, then session), and which can begin to speak TLS. */
+export interface ServerSideLink extends Link {
+  owner: LinkOwner | undefined;
+  /** The server's side of TLS, with the bytes of a handshake that have come already. */
+  startTls(context: SecureContext, already: Buffer | undefined, secure: (link: ServerSideLink) => void): void;
+  /** ALPN as negotiated; false without, null when there is no TLS. */
+  readonly alpn: string | false | null;
+}
+
+export type ListenOptions = {
+  readonly host: string;
+  readonly port: number;
+  readonly reusePort?: boolean;
+  readonly backlog?: number;
+};
+
+export type ConnectOptions = {
+  /** A host, or the directory of a Unix socket. */
+  readonly host: string;
+  readonly port: number;
+  readonly timeoutMs: number;
+};
+
+export type Listener = {
+  readonly port: number;
+  close(): void;
+};
+
+export interface Transport {
+  listen(options: ListenOptions, accept: (link: ServerSideLink) => LinkOwner): Promise<Listener>;
+  connect(options: ConnectOptions, owner: LinkOwner & { connected(): void }): Link;
+  /** Runs something that sends outside of `data`, and sends it at the end. */
+  turn(action: () => void): void;
 }
 
 /** From here on a fast sender is stopped until its slow reader has caught up. */

@@ -19,6 +19,7 @@ export async function startTestGateway(
     listen: { host: "127.0.0.1", port: 0 },
     server,
     authentication: { method: "trust" },
+    transport: process.env["GATEWAY_TRANSPORT"] ?? "auto",
     log: { level: "warn" },
     ...overrides,
   });

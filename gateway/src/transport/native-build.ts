@@ -1,0 +1,33 @@
+/** Builds the addon with the system's C compiler; without one the gateway runs on Node's own sockets. */
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+const sources = fileURLToPath(new URL("../../native/", import.meta.url));
+
+export type NativeBuild = { readonly file: string } | { readonly reason: string };
+
+/** Finds the built addon that belongs to these sources, or makes it. */
+export function buildNative(): NativeBuild {
+  if (process.platform !== "linux") return { reason: `it needs epoll, and this is ${process.platform}` };
+  try {
+    const hash = createHash("sha256");
+    for (const name of ["batch.c", "napi-min.h"]) hash.update(readFileSync(path.join(sources, name)));
+    const directory = path.join(sources, "build");
+    const file = path.join(directory, `batch-${process.arch}-${hash.digest("hex").slice(0, 12)}.node`);
+    if (existsSync(file)) return { file };
+    mkdirSync(directory, { recursive: true });
+    const made = `${file}.${process.pid}`;
+    const flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fPIC", "-shared", "-fvisibility=hidden"];
+    execFileSync(process.env["CC"] ?? "cc", [...flags, "-o", made, path.join(sources, "batch.c")], {
+      stdio: ["ignore", "ignore", "pipe"],
+      timeout: 60_000,
+    });
+    renameSync(made, file);
+    return { file };
+  } catch (error) {
+    return { reason: error instanceof Error ? (error.message.split("\n")[0] ?? "") : String(error) };
+  }
+}

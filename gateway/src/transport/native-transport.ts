@@ -1,0 +1,410 @@
+/**
+ * The transport on the native addon (native/batch.c): all sockets of a worker in one epoll set, one call into C and
+ * one pass of JavaScript per turn of the loop. TLS connections move to Node's sockets when their handshake begins.
+ */
+import dns from "node:dns";
+import { createRequire } from "node:module";
+import * as net from "node:net";
+import type { SecureContext } from "node:tls";
+import { getSystemErrorName } from "node:util";
+import { NetLink, NetTransport } from "./net-transport.ts";
+import type {
+  ConnectOptions,
+  LinkOwner,
+  Listener,
+  ListenOptions,
+  ServerSideLink,
+  Transport,
+} from "./transport.ts";
+
+type Addon = {
+  start(
+    wake: () => void,
+    input: ArrayBuffer,
+    output: ArrayBuffer,
+    ranges: ArrayBuffer,
+    events: ArrayBuffer,
+    queued: ArrayBuffer,
+  ): void;
+  turn(ranges: number, waitMs: number): number;
+  send(ranges: number): void;
+  listen(host: string, port: number, backlog: number, reusePort: number): number;
+  port(id: number): number;
+  connect(host: string, port: number): number;
+  pause(id: number, on: number): void;
+  close(id: number, atOnce: number): number;
+  release(id: number): number;
+  peer(id: number): string;
+  hold(on: number): void;
+};
+
+const event = { accept: 1, connected: 2, data: 3, drain: 4, closed: 5 } as const;
+
+const inputBytes = 1024 * 1024;
+const outputBytes = 512 * 1024;
+const mostRanges = 8192;
+const mostEvents = 1024;
+const mostLinks = 65_536;
+/** Turns in a row before other work of the loop has its turn. */
+const mostTurns = 16;
+/** A turn that brought fewer events isn't followed by another at once: libuv tells when there is more. */
+const busyEvents = 4;
+
+export class NativeTransport implements Transport {
+  readonly #addon: Addon;
+  readonly #onBug: (error: unknown) => void;
+  readonly #input: Buffer;
+  readonly #output: Buffer;
+  readonly #ranges: Int32Array;
+  readonly #events: Int32Array;
+  readonly queued: Uint32Array;
+  readonly #links: (NativeLink | undefined)[] = [];
+  readonly #listeners = new Map<number, (link: NativeLink) => LinkOwner>();
+  /** For connections that need TLS. */
+  readonly #net: NetTransport;
+  #length = 0;
+  #rangeCount = 0;
+  #lastId = -1;
+  #inTurn = false;
+  #scheduled = false;
+  #open = 0;
+
+  constructor(file: string, onBug: (error: unknown) => void) {
+    this.#addon = createRequire(import.meta.url)(file) as Addon;
+    this.#onBug = onBug;
+    this.#net = new NetTransport(onBug);
+    const input = new ArrayBuffer(inputBytes);
+    const output = new ArrayBuffer(outputBytes);
+    const ranges = new ArrayBuffer(mostRanges * 12);
+    const events = new ArrayBuffer(mostEvents * 16);
+    const queued = new ArrayBuffer(mostLinks * 4);
+    this.#input = Buffer.from(input);
+    this.#output = Buffer.from(output);
+    this.#ranges = new Int32Array(ranges);
+    this.#events = new Int32Array(events);
+    this.queued = new Uint32Array(queued);
+    this.#addon.start(() => this.#wake(), input, output, ranges, events, queued);
+  }
+
+  #wake(): void {
+    this.#inTurn = true;
+    for (let turns = 0; turns < mostTurns; turns++) {
+      const ranges = this.#rangeCount;
+      this.#rangeCount = 0;
+      this.#length = 0;
+      this.#lastId = -1;
+      const count = this.#addon.turn(ranges, 0);
+      for (let each = 0; each < count; each++) this.#handle(each * 4);
+      if (count < busyEvents) break;
+    }
+    this.#inTurn = false;
+    this.#flush();
+    this.#net.outbox.flush();
+  }
+
+  #handle(at: number): void {
+    const events = this.#events;
+    const id = events[at + 1] as number;
+    const link = this.#links[id];
+    try {
+      switch (events[at]) {
+        case event.data:
+          link?.owner?.data(this.#input, events[at + 2] as number, events[at + 3] as number);
+          return;
+        case event.accept:
+          this.#accepted(id);
+          return;
+        case event.connected:
+          link?.connected?.();
+          return;
+        case event.drain:
+          link?.owner?.drained();
+          return;
+        case event.closed:
+          link?.ended(
+            events[at + 2] === 0 ? "connection closed" : `${getSystemErrorName(-(events[at + 2] as number))}`,
+          );
+          return;
+        default:
+          return;
+      }
+    } catch (error) {
+      this.#onBug(error);
+      link?.destroy();
+    }
+  }
+
+  #accepted(id: number): void {
+    // All listeners of a worker accept alike; the one whose socket it was isn't told.
+    const accept = this.#listeners.values().next().value;
+    const link = this.#add(id);
+    if (accept === undefined) link.destroy();
+    else link.owner = accept(link);
+  }
+
+  #add(id: number): NativeLink {
+    const link = new NativeLink(this, id);
+    this.#links[id] = link;
+    this.#hold(1);
+    return link;
+  }
+
+  #hold(change: number): void {
+    const before = this.#open;
+    this.#open += change;
+    if (before === 0 || this.#open === 0) this.#addon.hold(this.#open > 0 ? 1 : 0);
+  }
+
+  /** The link's number belongs to nobody any more. */
+  forget(id: number): void {
+    if (this.#links[id] === undefined) return;
+    this.#links[id] = undefined;
+    this.#hold(-1);
+  }
+
+  add(id: number, bytes: Uint8Array, start: number, end: number): void {
+    let at = start;
+    while (end - at > outputBytes - this.#length) {
+      const part = outputBytes - this.#length;
+      this.#put(id, bytes, at, at + part);
+      at += part;
+      this.#flush();
+    }
+    this.#put(id, bytes, at, end);
+    if (!this.#inTurn && !this.#scheduled) {
+      this.#scheduled = true;
+      setImmediate(() => {
+        this.#scheduled = false;
+        this.#flush();
+      });
+    }
+  }
+
+  #put(id: number, bytes: Uint8Array, start: number, end: number): void {
+    const length = end - start;
+    if (length === 0) return;
+    const to = this.#length;
+    if (length <= 64) {
+      const output = this.#output;
+      for (let from = start, at = to; from < end; from++, at++) output[at] = bytes[from] as number;
+    } else this.#output.set(bytes.subarray(start, end), to);
+    this.#length = to + length;
+    const ranges = this.#ranges;
+    if (id === this.#lastId) {
+      ranges[this.#rangeCount * 3 - 1] = this.#length;
+      return;
+    }
+    if (this.#rangeCount === mostRanges) {
+      this.#length = to;
+      this.#flush();
+      this.#put(id, bytes, start, end);
+      return;
+    }
+    const at = this.#rangeCount * 3;
+    ranges[at] = id;
+    ranges[at + 1] = to;
+    ranges[at + 2] = this.#length;
+    this.#rangeCount++;
+    this.#lastId = id;
+  }
+
+  #flush(): void {
+    const count = this.#rangeCount;
+    this.#rangeCount = 0;
+    this.#length = 0;
+    this.#lastId = -1;
+    if (count > 0) this.#addon.send(count);
+  }
+
+  turn(action: () => void): void {
+    const nested = this.#inTurn;
+    this.#inTurn = true;
+    try {
+      this.#net.turn(action);
+    } finally {
+      this.#inTurn = nested;
+      if (!nested) this.#flush();
+    }
+  }
+
+  async listen(options: ListenOptions, accept: (link: ServerSideLink) => LinkOwner): Promise<Listener> {
+    const { address } = await dns.promises.lookup(options.host);
+    const id = this.#addon.listen(address, options.port, options.backlog ?? 1024, options.reusePort ? 1 : 0);
+    this.#listeners.set(id, accept);
+    this.#hold(1);
+    return {
+      port: this.#addon.port(id),
+      close: () => {
+        if (!this.#listeners.delete(id)) return;
+        this.#addon.close(id, 1);
+        this.#hold(-1);
+      },
+    };
+  }
+
+  connect(options: ConnectOptions, owner: LinkOwner & { connected(): void }): ServerSideLink {
+    const { host, port, timeoutMs } = options;
+    const link = new NativeLink(this, -1);
+    link.owner = owner;
+    const timer = setTimeout(
+      () => link.fail(`no connection to ${host}:${port} after ${timeoutMs} ms`),
+      timeoutMs,
+    );
+    link.connected = () => {
+      clearTimeout(timer);
+      owner.connected();
+    };
+    link.cancelTimer = () => clearTimeout(timer);
+    const begin = (address: string): void => {
+      if (link.over) return;
+      const id = this.#addon.connect(address, port);
+      if (id < 0) {
+        setImmediate(() => this.turn(() => link.fail(`${getSystemErrorName(id)} ${host}:${port}`)));
+        return;
+      }
+      link.id = id;
+      this.#links[id] = link;
+      this.#hold(1);
+    };
+    if (host.startsWith("/")) begin(`${host}/.s.PGSQL.${port}`);
+    else if (net.isIP(host) !== 0) begin(host);
+    else {
+      dns.lookup(host, (error, address) => {
+        if (error) this.turn(() => link.fail(error.message));
+        else begin(address);
+      });
+    }
+    return link;
+  }
+
+  pause(id: number, on: boolean): void {
+    this.#addon.pause(id, on ? 1 : 0);
+  }
+
+  /** True if it is closed now. */
+  closeNow(id: number, atOnce: boolean): boolean {
+    this.#flush();
+    return this.#addon.close(id, atOnce ? 1 : 0) === 1;
+  }
+
+  peer(id: number): string {
+    return this.#addon.peer(id);
+  }
+
+  /** Gives the connection to Node's own sockets. */
+  toNet(link: NativeLink): NetLink {
+    this.#flush();
+    const fd = this.#addon.release(link.id);
+    this.forget(link.id);
+    const moved = new NetLink(this.#net);
+    const socket = new net.Socket({ fd, readable: true, writable: true });
+    socket.setNoDelay(true);
+    moved.hold(socket, { data() {}, drained() {}, closed: (reason) => link.ended(reason) });
+    return moved;
+  }
+}
+
+export class NativeLink implements ServerSideLink {
+  readonly #transport: NativeTransport;
+  id: number;
+  #owner: LinkOwner | undefined;
+  connected: (() => void) | undefined;
+  cancelTimer: (() => void) | undefined;
+  over = false;
+  #moved: NetLink | undefined;
+
+  constructor(transport: NativeTransport, id: number) {
+    this.#transport = transport;
+    this.id = id;
+  }
+
+  get owner(): LinkOwner | undefined {
+    return this.#owner;
+  }
+
+  set owner(owner: LinkOwner | undefined) {
+    this.#owner = owner;
+    if (this.#moved !== undefined) this.#moved.owner = owner;
+  }
+
+  send(bytes: Uint8Array, start: number, end: number): void {
+    if (this.#moved !== undefined) this.#moved.send(bytes, start, end);
+    else if (!this.over && this.id >= 0) this.#transport.add(this.id, bytes, start, end);
+  }
+
+  get queued(): number {
+    if (this.#moved !== undefined) return this.#moved.queued;
+    return this.id < 0 ? 0 : (this.#transport.queued[this.id] as number);
+  }
+
+  pause(): void {
+    if (this.#moved !== undefined) this.#moved.pause();
+    else if (!this.over && this.id >= 0) this.#transport.pause(this.id, true);
+  }
+
+  resume(): void {
+    if (this.#moved !== undefined) this.#moved.resume();
+    else if (!this.over && this.id >= 0) this.#transport.pause(this.id, false);
+  }
+
+  close(): void {
+    if (this.#moved !== undefined) this.#moved.close();
+    else this.#end(false);
+  }
+
+  destroy(): void {
+    if (this.#moved !== undefined) this.#moved.destroy();
+    else this.#end(true);
+  }
+
+  #end(atOnce: boolean): void {
+    if (this.over) return;
+    if (this.id < 0) {
+      this.fail("connection given up");
+      return;
+    }
+    if (!this.#transport.closeNow(this.id, atOnce)) return;
+    // The owner hears of it in a turn of its own, as with any other close.
+    this.over = true;
+    this.#transport.forget(this.id);
+    setImmediate(() => this.#transport.turn(() => this.ended("connection closed")));
+  }
+
+  fail(reason: string): void {
+    if (this.over) return;
+    if (this.id >= 0) this.#transport.closeNow(this.id, true);
+    this.ended(reason);
+  }
+
+  /** The connection is gone. */
+  ended(reason: string): void {
+    this.cancelTimer?.();
+    this.over = true;
+    if (this.id >= 0) this.#transport.forget(this.id);
+    this.id = -1;
+    const owner = this.#owner;
+    this.#owner = undefined;
+    owner?.closed(reason);
+  }
+
+  get peer(): string {
+    if (this.#moved !== undefined) return this.#moved.peer;
+    return this.over || this.id < 0 ? "gone" : this.#transport.peer(this.id);
+  }
+
+  get alpn(): string | false | null {
+    return this.#moved?.alpn ?? null;
+  }
+
+  startTls(
+    context: SecureContext,
+    already: Buffer | undefined,
+    secure: (link: ServerSideLink) => void,
+  ): void {
+    if (this.over || this.#moved !== undefined) return;
+    const moved = this.#transport.toNet(this);
+    this.#moved = moved;
+    moved.owner = this.#owner;
+    moved.startTls(context, already, () => secure(this));
+  }
+}
