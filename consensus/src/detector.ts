@@ -360,6 +360,13 @@ const otherRows: readonly Row[] = [
     decision: "repair: follow",
     patience: "repairHoldMs",
   },
+  {
+    name: "node_not_member",
+    situation:
+      "a cohort node streams as an observer: it gets only what is committed, and can't help to commit it",
+    decision: "repair: follow",
+    patience: "none",
+  },
   { name: "node_well", situation: "a node streams from the leader", decision: "nothing", patience: "" },
 ];
 
