@@ -18,12 +18,9 @@
  * when its client goes.  What it caused goes on: a forgotten ruleset is
  * committed all the same.
  *
- * ruleset_step() writes the ruleset record of a term as soon as this server
- * leads, and applies a ruleset when its record is committed.
- *
  *-------------------------------------------------------------------------
  */
-#include "control.h"
+#include "request.h"
 
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
@@ -32,18 +29,12 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "replication/walreceiver.h"
-#include "storage/proc.h"
-#include "storage/sinvaladt.h"
-#include "storage/standby.h"
-#include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/json.h"
-#include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #define MIN_INTERVAL_MS		10
+#define CONSISTENCY_TIMEOUT_MS	10000
 #define MAX_TIMEOUT_MS		(24 * 3600 * 1000)
 #define FAST_POLL_MS		1
 #define SLOW_POLL_MS		20
@@ -68,276 +59,12 @@ typedef struct Operation
 	TimeLineID	target_tli;		/* fetch */
 	XLogRecPtr	target;			/* fetch */
 	uint64		version;		/* ruleset */
+	bool		begun;			/* elect: the core knows of it */
 	TimestampTz started;
 	TimestampTz deadline;		/* 0: none */
 } Operation;
 
 static dlist_head operations = DLIST_STATIC_INIT(operations);
-
-/* Is there a ruleset record for whose sake we hold up checkpoints? */
-static bool holding_checkpoints = false;
-static TimestampTz holding_since = 0;
-
-/* A request while it is executed; all of it lives in the request's context. */
-typedef struct Request
-{
-	Client	   *client;
-	Jsonb	   *json;
-	char	   *id;				/* JSON text */
-} Request;
-
-/* ------------------------------------------------------------------------
- * Responses
- * ------------------------------------------------------------------------
- */
-
-static void respond_error(Client *client, const char *id, const char *code,
-						  const char *fmt,...) pg_attribute_printf(4, 5);
-
-static void
-respond_error(Client *client, const char *id, const char *code, const char *fmt,...)
-{
-	StringInfoData line;
-	char		message[512];
-	va_list		args;
-
-	va_start(args, fmt);
-	vsnprintf(message, sizeof(message), fmt, args);
-	va_end(args);
-	/* don't cut a character in two */
-	message[pg_encoding_mbcliplen(PG_UTF8, message, strlen(message), sizeof(message) - 1)] = '\0';
-
-	initStringInfo(&line);
-	appendStringInfo(&line, "{\"id\":%s,\"ok\":false,\"code\":\"%s\",\"message\":", id, code);
-	escape_json(&line, message);
-	appendStringInfoChar(&line, '}');
-	client_send_line(client, &line);
-	pfree(line.data);
-}
-
-/* "result" is empty or begins with a comma. */
-static void
-respond_ok(Client *client, const char *id, const char *result)
-{
-	StringInfoData line;
-
-	initStringInfo(&line);
-	appendStringInfo(&line, "{\"id\":%s,\"ok\":true", id);
-	appendStringInfoString(&line, result);
-	appendStringInfoChar(&line, '}');
-	client_send_line(client, &line);
-	pfree(line.data);
-}
-
-static void
-respond_lsn(Client *client, const char *id, XLogRecPtr lsn)
-{
-	StringInfoData result;
-
-	initStringInfo(&result);
-	quorate_json_lsn(&result, "lsn", lsn);
-	respond_ok(client, id, result.data);
-	pfree(result.data);
-}
-
-static void
-respond_position(Client *client, const char *id, TimeLineID tli, XLogRecPtr lsn)
-{
-	StringInfoData result;
-
-	initStringInfo(&result);
-	quorate_json_position(&result, tli, lsn);
-	respond_ok(client, id, result.data);
-	pfree(result.data);
-}
-
-static void
-respond_status(Client *client, const char *id)
-{
-	StringInfoData result;
-
-	initStringInfo(&result);
-	appendStringInfoString(&result, ",\"status\":");
-	quorate_status_json(&result, control_is_stopping());
-	respond_ok(client, id, result.data);
-	pfree(result.data);
-}
-
-static void
-respond_stale(Client *client, const char *id, uint32 term)
-{
-	QuorumInfo	info;
-
-	QuorumGetInfo(&info);
-	respond_error(client, id, "stale_term",
-				  "term %u is below term %u, which this node already obeys",
-				  term, info.fenceTerm);
-}
-
-/* Returns false after it has answered why not. */
-static bool
-check_result(Client *client, const char *id, uint32 term, QuorumResult result)
-{
-	QuorumInfo	info;
-
-	switch (result)
-	{
-		case QUORUM_OK:
-			return true;
-		case QUORUM_STALE_TERM:
-			respond_stale(client, id, term);
-			return false;
-		case QUORUM_WRONG_STATE:
-			QuorumGetInfo(&info);
-			respond_error(client, id, "wrong_state",
-						  "not possible while this node is %s in term %u",
-						  quorate_state_name(&info, control_is_stopping()), info.term);
-			return false;
-		case QUORUM_RESTART_REQUIRED:
-			respond_error(client, id, "restart_required",
-						  "this node has led a term: it must be restarted as a follower first");
-			return false;
-	}
-	respond_error(client, id, "internal", "unknown result %d", (int) result);
-	return false;
-}
-
-/* ------------------------------------------------------------------------
- * Fields of a request.  Whatever is wrong with them is an error, which
- * command_execute() turns into "bad_request".
- * ------------------------------------------------------------------------
- */
-
-pg_noreturn static void bad_request(const char *fmt,...) pg_attribute_printf(1, 2);
-
-static void
-bad_request(const char *fmt,...)
-{
-	char		message[512];
-	va_list		args;
-
-	va_start(args, fmt);
-	vsnprintf(message, sizeof(message), fmt, args);
-	va_end(args);
-	ereport(ERROR,
-			(errcode(ERRCODE_PROTOCOL_VIOLATION),
-			 errmsg_internal("%s", message)));
-}
-
-static JsonbValue *
-field(Jsonb *json, const char *key)
-{
-	JsonbValue *value = getKeyJsonValueFromContainer(&json->root, key, strlen(key), NULL);
-
-	return value != NULL && value->type == jbvNull ? NULL : value;
-}
-
-static char *
-value_string(JsonbValue *value, const char *key)
-{
-	if (value == NULL || value->type != jbvString)
-		bad_request("\"%s\" must be a string", key);
-	return pnstrdup(value->val.string.val, value->val.string.len);
-}
-
-static char *
-string_field(Jsonb *json, const char *key)
-{
-	return value_string(field(json, key), key);
-}
-
-/* A whole number from "min" to "max"; "min" may not be negative. */
-static uint64
-number_field(Jsonb *json, const char *key, uint64 min, uint64 max)
-{
-	JsonbValue *value = field(json, key);
-	char	   *text;
-	uint64		number;
-
-	if (value == NULL || value->type != jbvNumeric)
-		bad_request("\"%s\" must be a number", key);
-	text = DatumGetCString(DirectFunctionCall1(numeric_out,
-											   NumericGetDatum(value->val.numeric)));
-	errno = 0;
-	number = strtou64(text, NULL, 10);
-	if (text[0] == '\0' || text[strspn(text, "0123456789")] != '\0' || errno != 0 ||
-		number < min || number > max)
-		bad_request("\"%s\" must be a whole number from %llu to %llu", key,
-					(unsigned long long) min, (unsigned long long) max);
-	return number;
-}
-
-static uint64
-number_field_or(Jsonb *json, const char *key, uint64 min, uint64 max, uint64 otherwise)
-{
-	return field(json, key) == NULL ? otherwise : number_field(json, key, min, max);
-}
-
-static uint32
-term_field(Jsonb *json)
-{
-	return number_field(json, "term", 1, PG_UINT32_MAX);
-}
-
-static uint64
-version_field(Jsonb *json)
-{
-	return number_field(json, "version", 1, PG_INT64_MAX);
-}
-
-static XLogRecPtr
-lsn_field(Jsonb *json, const char *key)
-{
-	char	   *text = string_field(json, key);
-	bool		error = false;
-	XLogRecPtr	lsn = pg_lsn_in_internal(text, &error);
-
-	if (error || lsn == InvalidXLogRecPtr)
-		bad_request("\"%s\" must be an LSN", key);
-	return lsn;
-}
-
-static Jsonb *
-object_field(Jsonb *json, const char *key)
-{
-	JsonbValue *value = field(json, key);
-
-	if (value == NULL || value->type != jbvBinary ||
-		!JsonContainerIsObject(value->val.binary.data))
-		bad_request("\"%s\" must be an object", key);
-	return JsonbValueToJsonb(value);
-}
-
-static char *
-node_field(Jsonb *json, const char *key)
-{
-	char	   *id = string_field(json, key);
-
-	if (!rule_is_node_id(id, strlen(id)))
-		bad_request("\"%s\" must be a node id", key);
-	return id;
-}
-
-static Rule *
-parse_rule(const char *text, const char *key)
-{
-	Rule	   *rule = palloc(sizeof(Rule));
-	RuleError	error;
-
-	if (!rule_parse(text, strlen(text), rule, &error))
-		bad_request("\"%s\" is no rule: %s (at character %zu)", key, error.message, error.at);
-	return rule;
-}
-
-static char *
-ruleset_text_field(Jsonb *json)
-{
-	char	   *text = string_field(json, "text");
-
-	if (strlen(text) > QUORATE_MAX_TEXT)
-		bad_request("\"text\" has more than %d bytes", QUORATE_MAX_TEXT);
-	return text;
-}
 
 /* ------------------------------------------------------------------------
  * Operations
@@ -397,17 +124,17 @@ long
 command_poll_ms(void)
 {
 	TimestampTz now;
+	TimestampTz since;
+	bool		in_progress = ruleset_in_progress(&since);
 	long		poll;
 	dlist_iter	iter;
 
-	/* holding_checkpoints: a ruleset record of ours is on its way */
-	if (dlist_is_empty(&operations) && !holding_checkpoints)
+	if (dlist_is_empty(&operations) && !in_progress)
 		return -1;
 
 	poll = SLOW_POLL_MS;
 	now = GetCurrentTimestamp();
-	if (holding_checkpoints &&
-		!TimestampDifferenceExceeds(holding_since, now, FAST_POLL_FOR_MS))
+	if (in_progress && !TimestampDifferenceExceeds(since, now, FAST_POLL_FOR_MS))
 		poll = FAST_POLL_MS;
 	dlist_foreach(iter, &operations)
 	{
@@ -620,41 +347,6 @@ execute_fetch(Request *request)
 
 /* --- elect --- */
 
-/* Keep the ruleset that this leader is going to write. */
-static void
-set_pending(PendingStage stage, uint32 term, uint64 version, const char *rule,
-			const char *text)
-{
-	Ruleset    *pending = &quorate_shared->pending;
-
-	LWLockAcquire(quorate_shared->lock, LW_EXCLUSIVE);
-	pending->id.term = term;
-	pending->id.version = version;
-	pending->id.lsn = InvalidXLogRecPtr;
-	pending->id.rulelen = strlen(rule);
-	pending->id.textlen = strlen(text);
-	strcpy(pending->rule, rule);
-	strcpy(pending->text, text);
-	quorate_shared->stage = stage;
-	LWLockRelease(quorate_shared->lock);
-}
-
-static bool
-step_elect(Operation *op, const QuorumInfo *info)
-{
-	if (info->term == op->term &&
-		(info->state == QUORUM_ELECTED || info->state == QUORUM_LEADER))
-	{
-		respond_position(op->client, op->id, op->term, info->termStart);
-		return true;
-	}
-	if (info->term == op->term && info->state == QUORUM_CANDIDATE)
-		return false;
-	respond_error(op->client, op->id, "internal",
-				  "could not begin term %u; the server log says why", op->term);
-	return true;
-}
-
 /*
  * Has recovery reached a consistent state?  A candidate must not find out
  * after its election that its data directory is no database yet.  Hot standby
@@ -675,6 +367,48 @@ is_consistent(void)
 		control->backupStartPoint == InvalidXLogRecPtr &&
 		GetXLogReplayRecPtr(NULL) != InvalidXLogRecPtr &&
 		GetXLogReplayRecPtr(NULL) >= control->minRecoveryPoint;
+}
+
+/*
+ * Ask for the election as soon as there is a consistent state to be a leader
+ * of.  The rules are installed.  Returns true when it has answered that this
+ * will not be.
+ */
+static bool
+begin_election(Operation *op)
+{
+	if (!is_consistent())
+	{
+		if (!TimestampDifferenceExceeds(op->started, GetCurrentTimestamp(),
+										CONSISTENCY_TIMEOUT_MS))
+			return false;
+		respond_error(op->client, op->id, "not_consistent",
+					  "this node has not reached a consistent state yet");
+		return true;
+	}
+	op->begun = true;
+	return !check_result(op->client, op->id, op->term, QuorumElect(op->term));
+}
+
+static bool
+step_elect(Operation *op, const QuorumInfo *info)
+{
+	if (info->term == op->term &&
+		(info->state == QUORUM_ELECTED || info->state == QUORUM_LEADER))
+	{
+		respond_position(op->client, op->id, op->term, info->termStart);
+		return true;
+	}
+	if (info->term == op->term && info->state == QUORUM_CANDIDATE)
+	{
+		op->begun = true;
+		return false;
+	}
+	if (!op->begun)
+		return begin_election(op);
+	respond_error(op->client, op->id, "internal",
+				  "could not begin term %u; the server log says why", op->term);
+	return true;
 }
 
 /* Is this node candidate, elected or leader of the term already? */
@@ -730,7 +464,6 @@ execute_elect(Request *request)
 	Jsonb	   *ruleset = object_field(request->json, "ruleset");
 	uint64		version = version_field(ruleset);
 	char	   *text = ruleset_text_field(ruleset);
-	QuorumResult result;
 
 	if (already_elected(request, term, rule_text))
 		return;
@@ -741,22 +474,13 @@ execute_elect(Request *request)
 		(void) check_result(request->client, request->id, term, QUORUM_RESTART_REQUIRED);
 		return;
 	}
-	if (!is_consistent())
-	{
-		respond_error(request->client, request->id, "not_consistent",
-					  "this node has not reached a consistent state yet");
-		return;
-	}
 
 	/*
 	 * From here on nothing is published under an older term, so the rules may
 	 * be replaced; and they must be there before the election.
 	 */
 	quorate_install_rules(term, rule, njoint, joint);
-	set_pending(PENDING_ELECTION, term, version, rule_text, text);
-	result = QuorumElect(term);
-	if (!check_result(request->client, request->id, term, result))
-		return;
+	ruleset_set_pending(term, version, rule_text, text);
 	ereport(LOG, (errmsg("begins term %u under rule %s", term, rule_text)));
 	start_operation(request, OP_ELECT, term, 0);
 }
@@ -830,114 +554,12 @@ execute_ruleset(Request *request)
 
 	/* First the joint rule, then the record: from its LSN on both count. */
 	quorate_add_rule(rule);
-	set_pending(PENDING_ELECTION, term, version, rule_text, text);
+	ruleset_set_pending(term, version, rule_text, text);
 	ruleset_step();
 	lsn = quorate_shared->pending.id.lsn;
 	ereport(LOG, (errmsg("wrote ruleset %llu of term %u at %X/%X, rule %s",
 						 (unsigned long long) version, term, LSN_FORMAT_ARGS(lsn), rule_text)));
 	start_operation(request, OP_RULESET, term, timeout)->version = version;
-}
-
-/*
- * Between the insertion of a ruleset record and the fsync of the file no
- * checkpoint may complete whose redo point lies behind the record, or a crash
- * in between would lose the ruleset.  Checkpoints wait for processes that say
- * so and have a virtual transaction id.
- */
-static void
-hold_checkpoints(bool hold)
-{
-	if (hold == holding_checkpoints)
-		return;
-	if (hold)
-	{
-		holding_since = GetCurrentTimestamp();
-		MyProc->vxid.lxid = GetNextLocalTransactionId();
-		pg_memory_barrier();
-		MyProc->delayChkptFlags |= DELAY_CHKPT_START;
-		pg_memory_barrier();
-	}
-	else
-	{
-		MyProc->delayChkptFlags &= ~DELAY_CHKPT_START;
-		MyProc->vxid.lxid = InvalidLocalTransactionId;
-	}
-	holding_checkpoints = hold;
-}
-
-static void
-write_pending(void)
-{
-	XLogRecPtr	lsn;
-
-	hold_checkpoints(true);
-	lsn = quorate_ruleset_insert(&quorate_shared->pending);
-	LWLockAcquire(quorate_shared->lock, LW_EXCLUSIVE);
-	quorate_shared->pending.id.lsn = lsn;
-	quorate_shared->stage = PENDING_WRITTEN;
-	LWLockRelease(quorate_shared->lock);
-
-	/* not XLogFlush(): that would wait for the quorum */
-	QuorumFlushLocal(lsn);
-}
-
-static void
-apply_pending(void)
-{
-	Ruleset    *pending = quorate_ruleset_copy(&quorate_shared->pending);
-
-	quorate_ruleset_apply(&pending->id, pending->rule, pending->text);
-	hold_checkpoints(false);
-	LWLockAcquire(quorate_shared->lock, LW_EXCLUSIVE);
-	quorate_shared->stage = PENDING_NONE;
-	LWLockRelease(quorate_shared->lock);
-	quorate_drop_joint();
-	ereport(LOG, (errmsg("ruleset %llu of term %u is durable, rule %s",
-						 (unsigned long long) pending->id.version, pending->id.term,
-						 pending->rule)));
-	pfree(pending);
-}
-
-/*
- * The ruleset that this server writes as a leader: write it, and see to it
- * that it is applied when it is committed.  A deposed leader keeps it as it
- * is: it is part of the log's tail.
- */
-void
-ruleset_step(void)
-{
-	QuorumInfo	info;
-
-	if (quorate_shared->stage == PENDING_NONE)
-		return;
-	QuorumGetInfo(&info);
-	if (info.state != QUORUM_LEADER || info.term != quorate_shared->pending.id.term ||
-		RecoveryInProgress())
-	{
-		hold_checkpoints(false);
-		return;
-	}
-
-	if (quorate_shared->stage == PENDING_ELECTION)
-	{
-		/*
-		 * The transactions of the leader before us ended without a record.
-		 * Followers take them for running, and hold snapshots and horizons
-		 * for them, until they are told what runs now.
-		 */
-		LogStandbySnapshot();
-		write_pending();
-	}
-	if (quorate_shared->stage == PENDING_WRITTEN)
-	{
-		XLogRecPtr	lsn = quorate_shared->pending.id.lsn;
-
-		hold_checkpoints(true);
-		if (!QuorumIsCommitted(lsn))
-			QuorumEvaluate();
-		if (QuorumIsCommitted(lsn))
-			apply_pending();
-	}
 }
 
 /* --- quiesce --- */

@@ -40,7 +40,11 @@ extern void command_execute(Client *client, char *line, int len);
 extern void command_step_all(void);
 extern void command_forget_client(Client *client);
 extern long command_poll_ms(void);
+
+/* ruleset_leader.c */
+extern void ruleset_set_pending(uint32 term, uint64 version, const char *rule, const char *text);
 extern void ruleset_step(void);
+extern bool ruleset_in_progress(TimestampTz *since);
 
 /* control.c */
 extern void client_send_line(Client *client, StringInfo line);

@@ -8,7 +8,7 @@
  * applied lies in a file, which is replaced (written aside, fsynced, renamed)
  * before the record can be forgotten: by the startup process when it redoes
  * the record, and by the leader's control worker when the record is committed,
- * while it holds up checkpoints (control.c).
+ * while it holds up checkpoints (ruleset_leader.c).
  *
  * Rulesets are ordered by position, (term, LSN): the record with an older one
  * that crash recovery meets again changes nothing.
