@@ -1,6 +1,6 @@
 // The failure table for people: as lines, as a Markdown table, as a diagram. All from the rows that decide.
 
-import { failureTable, type Row } from "./detector.ts";
+import { failureTable, type Row } from "./failure-rows.ts";
 
 function isAboutLeader(row: Row): boolean {
   return !row.name.startsWith("node_") && row.name !== "operator_stopped";

@@ -1,8 +1,10 @@
 // The consensus core: pure values and functions. No I/O, no clock, no randomness; shells perform the effects.
 
 export * from "./coordinator.ts";
+export * from "./coordinator-types.ts";
 export * from "./detector.ts";
 export * from "./explain.ts";
+export * from "./failure-rows.ts";
 export * from "./failure-table-text.ts";
 export * from "./node.ts";
 export * from "./observation.ts";

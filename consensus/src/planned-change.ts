@@ -2,7 +2,7 @@
 // catches up, then an ordinary leader change with that candidate. Any failure before the recruitment lets the
 // old leader go on; after it, the ordinary rules of a leader change apply.
 
-import type { Outcome } from "./coordinator.ts";
+import type { Outcome } from "./coordinator-types.ts";
 import { assertNever, formatLsn, type Lsn, type NodeId, type Term } from "./types.ts";
 
 export interface PlannedChangeOptions {

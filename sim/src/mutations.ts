@@ -20,6 +20,7 @@ const coordinator = "consensus/src/coordinator.ts";
 const node = "consensus/src/node.ts";
 const types = "consensus/src/types.ts";
 const detector = "consensus/src/detector.ts";
+const rows = "consensus/src/failure-rows.ts";
 const postgres = "sim/src/postgres.ts";
 const machine = "sim/src/node-host.ts";
 const orchestrator = "sim/src/orchestrator-host.ts";
@@ -279,7 +280,7 @@ export const mutations: readonly Mutation[] = [
   one(
     "dead-promise-ignored",
     "a node stuck with a promise to a dead term is left alone",
-    detector,
+    rows,
     "if (stuck.length === 0) {",
     "if (stuck.length >= 0) {",
   ),
