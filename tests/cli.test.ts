@@ -83,12 +83,25 @@ t.test(
 );
 
 t.test("every verb explains itself with an example", async (test) => {
-  const verbs = ["up", "down", "status", "url", "psql", "switchover", "failover", "logs", "node"];
+  const running = ["up", "down", "status", "logs", "explain", "policy"];
+  const verbs = [...running, "url", "psql", "switchover", "failover", "node"];
   for (const verb of verbs) {
     const { code, stdout } = await quorate(verb, "--help");
     test.equal(code, 0);
     test.match(stdout, new RegExp(`Example:\\n  \\$ quorate ${verb}`));
   }
+});
+
+t.test("policies explain themselves, without a cluster", async (test) => {
+  const nowhere = ["--dir", path.join(temporaryDirectory(test), "cluster")];
+  test.match((await quorate("policy", "list")).stdout, /^majority .*\nany-n /);
+  const explained = await quorate("policy", "explain", "any-n:n=2", "--nodes", "5", ...nowhere);
+  test.equal(explained.code, 0, explained.stderr);
+  test.match(explained.stdout, /any-n/);
+  const wrong = await quorate("policy", "explain", "any-n:n=9", ...nowhere);
+  test.not(wrong.code, 0);
+  test.match(wrong.stderr, /needs at least 10 nodes/);
+  test.match((await quorate("explain", "--table", ...nowhere)).stdout, /leader_postgres_down\n {2}when:/);
 });
 
 t.test("a running cluster", async (test) => {
@@ -150,6 +163,15 @@ t.test("a running cluster", async (test) => {
     sub.equal(psql.stdout, "42\n", psql.stderr);
     const failing = await quorate("psql", ...at, "--", "-Atc", "select nonsense");
     sub.not(failing.code, 0, "psql's own exit code");
+  });
+
+  await test.test("explain", async (sub) => {
+    const { stdout } = await quorate("explain", ...at);
+    for (const id of ["o1", "o2", "o3"])
+      sub.match(stdout, new RegExp(`${id} \\(zone .\\)\\n  nothing +leader_well`));
+    const inForce = await quorate("policy", "explain", ...at);
+    sub.equal(inForce.code, 0, inForce.stderr);
+    sub.match(inForce.stdout, /2\(n1,n2,n3\)/);
   });
 
   await test.test("wrong names and wrong wishes", async (sub) => {

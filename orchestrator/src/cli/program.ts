@@ -52,6 +52,7 @@ export function buildProgram(exit: Exit): Command {
   addConnecting(program, exit);
   addLeading(program);
   addNodes(program);
+  addExplaining(program);
   return program;
 }
 
@@ -125,6 +126,36 @@ function addLooking(program: Command, exit: Exit): void {
     .action(async (id: string | undefined, { dir, ...options }) => {
       const { logs } = await import("./logs.ts");
       await logs(resolveDir(dir), id, options);
+    });
+}
+
+function addExplaining(program: Command): void {
+  verb(program, "explain", "say what each orchestrator decides at this moment, and why", "quorate explain")
+    .option("--table", "all situations that are known, and what is decided in each")
+    .action(async ({ dir, ...options }: DirOption & { table?: boolean }) => {
+      const { explain } = await import("./explain.ts");
+      await explain(resolveDir(dir), options);
+    });
+  const policy = program
+    .command("policy")
+    .description("list the durability policies, or explain what one survives")
+    .addHelpText("after", "\nExample:\n  $ quorate policy explain any-n:n=2 --nodes 5");
+  verb(policy, "list", "list the policies", "quorate policy list").action(async () => {
+    const { policyList } = await import("./explain.ts");
+    policyList();
+  });
+  verb(
+    policy,
+    "explain",
+    "say which failures a policy survives, and which sets of nodes stop it",
+    "quorate policy explain two-zones --nodes 5 --zones a,b,c",
+  )
+    .argument("[policy]", "as for up --policy; without it the ruleset in force")
+    .addOption(new Option("--nodes <count>", "for so many nodes").argParser(parseNodeCount))
+    .addOption(new Option("--zones <names>", "in these zones, taken in turn").argParser(parseZones))
+    .action(async (name: string | undefined, { dir, ...options }) => {
+      const { policyExplain } = await import("./explain.ts");
+      await policyExplain(resolveDir(dir), name, options);
     });
 }
 
