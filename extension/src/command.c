@@ -185,7 +185,8 @@ answer_fence(Operation *op, TimeLineID tli, XLogRecPtr lsn, const char *tail)
 	QuorumGetInfo(&info);
 	initStringInfo(&result);
 	quorate_json_position(&result, tli, lsn);
-	quorate_json_lsn(&result, "commitLsn", info.commitLsn);
+	/* it counts bytes: it may lie in a record whose end isn't here */
+	quorate_json_lsn(&result, "commitLsn", Min(info.commitLsn, lsn));
 	appendStringInfoString(&result, ",\"ruleset\":");
 	if (applied == NULL)
 		appendStringInfoString(&result, "null");

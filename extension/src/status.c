@@ -280,7 +280,8 @@ quorate_status_json(StringInfo buf, bool stopping)
 					 recovery ? "true" : "false",
 					 is_consistent() ? "true" : "false");
 	quorate_json_position(buf, tli, flushed);
-	quorate_json_lsn(buf, "commitLsn", info.commitLsn);
+	/* the leader's may be ahead of what we have, and lie within a record */
+	quorate_json_lsn(buf, "commitLsn", Min(info.commitLsn, flushed));
 	quorate_json_lsn(buf, "termStartLsn", info.termStart);
 	quorate_json_lsn(buf, "receivedLsn", received);
 	quorate_json_lsn(buf, "flushedLsn", flushed);
