@@ -6,7 +6,7 @@ import type { Body, LogRecord } from "../../sim/src/log.ts";
 import { lastLsn } from "../../sim/src/log.ts";
 import type { StreamMessage } from "../../sim/src/messages.ts";
 import { Machine, type MachineHost, requestOf, resultOf } from "../../sim/src/node-host.ts";
-import type { Timing } from "../../sim/src/postgres.ts";
+import type { Timing } from "../../sim/src/postgres-types.ts";
 import { EventQueue } from "../../sim/src/queue.ts";
 import {
   type Call,

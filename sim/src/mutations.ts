@@ -22,6 +22,8 @@ const types = "consensus/src/types.ts";
 const detector = "consensus/src/detector.ts";
 const rows = "consensus/src/failure-rows.ts";
 const postgres = "sim/src/postgres.ts";
+const postgresLog = "sim/src/postgres-log.ts";
+const quorum = "sim/src/postgres-quorum.ts";
 const machine = "sim/src/node-host.ts";
 const orchestrator = "sim/src/orchestrator-host.ts";
 
@@ -63,7 +65,7 @@ export const mutations: readonly Mutation[] = [
     "fence-forgotten-at-recruitment",
     "a recruited node goes on acknowledging to its old leader",
     postgres,
-    'this.#stopReceiver("superseded");\n    }\n    if (this.leading',
+    'this.stopReceiver("superseded");\n    }\n    if (this.leading',
     "}\n    if (this.leading",
   ),
   // ---- the coordinator
@@ -158,7 +160,7 @@ export const mutations: readonly Mutation[] = [
   one(
     "commit-below-term-record",
     "D is published before the term record is durable (figure 8)",
-    postgres,
+    quorum,
     "if (durable < leading.begin.lsn || durable <= this.limitLsn) {",
     "if (durable <= this.limitLsn) {",
   ),
@@ -166,7 +168,7 @@ export const mutations: readonly Mutation[] = [
     "fenced-leader-commits",
     "a recruited leader goes on publishing commits",
     postgres,
-    'this.#stopLeading("superseded");\n    }\n    for',
+    'this.stopLeading("superseded");\n    }\n    for',
     "}\n    for",
   ),
   one(
@@ -181,12 +183,12 @@ export const mutations: readonly Mutation[] = [
     what: "the leader sends, and calls committed, what is not on its own disk",
     edits: [
       {
-        file: postgres,
+        file: quorum,
         find: "const upTo = follower.member ? flushed",
         put: "const upTo = follower.member ? records.length",
       },
       {
-        file: postgres,
+        file: quorum,
         find: "return Math.min(durable, lastLsn(this.disk.records, this.disk.flushed));",
         put: "return Math.min(durable, lastLsn(this.disk.records));",
       },
@@ -223,14 +225,14 @@ export const mutations: readonly Mutation[] = [
   one(
     "replays-everything",
     "a follower replays what it received, committed or not",
-    postgres,
+    postgresLog,
     "const count = Math.min(countUpTo(records, this.limitLsn), flushed);",
     "const count = flushed;",
   ),
   one(
     "recovery-point-too-far",
     "the persisted replay limit runs ahead of the commit LSN",
-    postgres,
+    postgresLog,
     "this.disk.limit = this.applied;",
     "this.disk.limit = flushed;",
   ),
@@ -244,14 +246,14 @@ export const mutations: readonly Mutation[] = [
   one(
     "old-rules-until-durable",
     "a new ruleset's record needs the old rule only",
-    postgres,
+    quorum,
     "durable = Math.max(before, Math.min(durable, Number(commitLsn(pending.rule, flushed))));",
     "durable = Math.max(before, durable);",
   ),
   one(
     "joint-dropped-early",
     "the joint rules end with the term record instead of the ruleset record",
-    postgres,
+    quorum,
     "this.inRecovery = false;\n    const record",
     "this.inRecovery = false;\n    leading.joint = [];\n    const record",
   ),
@@ -259,13 +261,13 @@ export const mutations: readonly Mutation[] = [
     "tail-kept",
     "a follower keeps the tail that its leader's history contradicts",
     postgres,
-    "this.#truncate(message.fork);",
+    "this.truncate(message.fork);",
     "",
   ),
   one(
     "reads-unconfirmed",
     "a leader answers reads without asking its followers",
-    postgres,
+    quorum,
     "leading.reads.push({ read, beat: leading.beat + 1 });",
     "leading.reads.push({ read, beat: 0 });",
   ),

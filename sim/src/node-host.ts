@@ -29,7 +29,8 @@ import type { Checker } from "./checker.ts";
 import { Freezer } from "./freezer.ts";
 import { lastLsn } from "./log.ts";
 import type { StreamMessage } from "./messages.ts";
-import { type Disk, defaultTiming, Postgres, type Timing } from "./postgres.ts";
+import { Postgres } from "./postgres.ts";
+import { type Disk, defaultTiming, type Timing } from "./postgres-types.ts";
 import type { EventQueue } from "./queue.ts";
 import { Random } from "./random.ts";
 

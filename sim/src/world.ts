@@ -18,7 +18,7 @@ import type { StreamMessage } from "./messages.ts";
 import { Network, type NetworkOptions } from "./network.ts";
 import { defaultTiming, Machine, type MachineHost, requestOf, resultOf, type Status } from "./node-host.ts";
 import { Orchestrator, type OrchestratorHost } from "./orchestrator-host.ts";
-import type { Disk } from "./postgres.ts";
+import type { Disk } from "./postgres-types.ts";
 import { EventQueue } from "./queue.ts";
 import { Random } from "./random.ts";
 import { type Action, orchestratorNames, rulesetOf, type WorldPlan } from "./script.ts";
