@@ -88,10 +88,10 @@ async function main(): Promise<void> {
     .option("--keep", "leave the data directories")
     .parse();
   const options = command.opts<{ nodes: string; keep?: boolean }>();
-  const build = await ensurePostgres();
+  const sourceTree = process.env["QUORATE_TEST_SOURCE"] ?? (await ensurePostgres()).sourceTree;
   const cluster = await makeCluster({ nodes: Number(options.nodes), settings });
   try {
-    const wrong = await suite(cluster, process.env["QUORATE_TEST_SOURCE"] ?? build.sourceTree);
+    const wrong = await suite(cluster, sourceTree);
     for (const each of wrong) console.log(each);
     if (wrong.length > 0) process.exitCode = 1;
   } finally {

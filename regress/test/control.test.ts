@@ -41,6 +41,47 @@ test("what is no request is answered with bad_request, and the next request is s
   t.match(await control.request({ cmd: "status" }), { ok: true, status: { node: "n1" } });
 });
 
+test("a thousand damaged requests: each is answered, none ends the worker or grants anything by accident", async (t) => {
+  const cluster = await withCluster(t);
+  const server = cluster.node("n1");
+  const worker = server.child(/quorate control/);
+  const control = await server.control();
+  let seed = 20261121;
+  const random = (below: number) => {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    return (seed >>> 8) % below;
+  };
+  // Nothing in here would succeed as it is: the term is stale.
+  t.ok((await control.request({ cmd: "fence", term: 4_000_000_000 })).ok);
+  const conninfo = "host=/nowhere";
+  const originals = [
+    { id: 1, cmd: "fence", term: 7 },
+    { id: 1, cmd: "follow", term: 7, leader: "n2", conninfo },
+    { id: 1, cmd: "fetch", term: 7, from: "n2", conninfo, target: { term: 1, lsn: "0/1000" } },
+    { id: 1, cmd: "elect", term: 7, rule: "2(n1,1(n2,n3))", joint: ["n1"], ruleset },
+    { id: 1, cmd: "ruleset", term: 7, version: 2, rule: "2(n1,n2)", text: "{}" },
+    { id: 1, cmd: "quiesce", on: true, timeoutMs: 10 },
+    { id: 1, cmd: "status" },
+  ].map((original) => Buffer.from(JSON.stringify(original)));
+  const codes = new Map<string, number>();
+  for (let i = 0; i < 1000; i++) {
+    const bytes = Buffer.from(originals[random(originals.length)] ?? "");
+    const anyByte = random(4) === 0;
+    for (let n = 1 + random(2); n > 0; n--)
+      bytes[random(bytes.length)] = anyByte ? random(256) : 0x20 + random(0x5f);
+    const cut = bytes.subarray(0, random(8) === 0 ? random(bytes.length) : bytes.length);
+    const line = cut.filter((byte) => byte !== 0x0a);
+    control.raw(Buffer.concat([line, Buffer.from("\n")]));
+    const { ok, code } = await control.nextResponse();
+    const kind = code ?? (ok ? "ok" : "?");
+    codes.set(kind, (codes.get(kind) ?? 0) + 1);
+  }
+  t.comment(Object.fromEntries(codes));
+  t.notOk(codes.has("internal"), "no internal error");
+  t.equal(server.child(/quorate control/), worker, "the same worker all the time");
+  t.match(await server.status(), { state: "fenced", term: 0, fenceTerm: 4_000_000_000, quiesced: false });
+});
+
 test("fields that are missing or wrong are refused, each with its name", async (t) => {
   const cluster = await withCluster(t);
   const control = await cluster.node("n1").control();
