@@ -17,6 +17,7 @@ const noLink: Link = {
 
 export class Job implements Waiter {
   readonly link = noLink;
+  readonly gone = false;
   readonly settings = noSettings;
   reported: Reported = nothingReported;
   waitingSinceMs = 0;

@@ -16,6 +16,8 @@ import { type Statement, serverNamePrefix } from "./statements.ts";
 
 /** What a server needs of the client that holds it. */
 export interface Holder {
+  /** The client has left; what it had asked for is still being answered. */
+  readonly gone: boolean;
   readonly link: Link;
   /** What the client has been told of the server's parameters. */
   reported: Reported;
@@ -437,6 +439,7 @@ export class Server implements LinkOwner {
       else index++;
     }
     this.copyIn = true;
+    if (this.holder?.gone) this.close("its client left before it sent its data");
   }
 
   #error(bytes: Buffer, start: number, end: number): boolean {
@@ -506,8 +509,10 @@ export class Server implements LinkOwner {
       if ((index > 0 || first !== owed.failing) && ring.head === owed.failing) holder?.failingError();
       ring.pop();
     }
-    if (sync < 0) this.skipping = true;
     this.hideParses = 0;
+    if (sync >= 0) return;
+    this.skipping = true;
+    if (holder?.gone) this.close("its client left in the middle of a request");
   }
 
   #ready(bytes: Buffer, run: number, start: number, end: number): void {

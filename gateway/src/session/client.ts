@@ -436,10 +436,10 @@ export class Client implements LinkOwner, Waiter {
     this.keptLength = 0;
     this.requestReads = true;
     if (this.gone) {
-      this.#leave();
+      if (!server.skipping) this.#leave();
       return;
     }
-    if (this.unsynced || server.status !== txIdle || server.copyIn || this.blocked) return;
+    if (this.unsynced || server.status !== txIdle || server.copyIn || server.skipping || this.blocked) return;
     if (this.needProbe) {
       this.needProbe = false;
       this.blocked = true;
@@ -635,7 +635,7 @@ export class Client implements LinkOwner, Waiter {
       this.host.clientGone(this);
       return;
     }
-    if (this.unsynced || this.streaming > 0 || server.copyIn) {
+    if (this.unsynced || this.streaming > 0 || server.copyIn || server.skipping) {
       this.server = undefined;
       server.holder = undefined;
       server.close("its client left in the middle of a request");
