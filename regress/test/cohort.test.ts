@@ -102,6 +102,36 @@ test("a follower has it on disk and doesn't show it, nor does anybody else who r
   void insert;
 });
 
+test("an observer is in no rule: it is told of commits, applies them and doesn't count; a stranger gets no more than what is committed", async (t) => {
+  const cluster = await makeCluster({ nodes: 4 });
+  t.teardown(() => cluster.dispose());
+  await Promise.all(cluster.servers.map((server) => server.start()));
+  const [n1, n2, n3] = ["n1", "n2", "n3"].map((id) => cluster.node(id)) as [Server, Server, Server];
+  const stranger = cluster.node("n4");
+  await cluster.lead("n1", 2, "2(n1,n3)", ["n2", "n3"]);
+  const conninfo = `host=${n1.socketDirectory} port=5432 user=postgres application_name=n3`;
+  expectOk(await stranger.ask({ cmd: "follow", term: 2, leader: "n1", conninfo }));
+  await n1.sql("create table t (a int)");
+  await n2.untilValue("select count(*) from t", "0");
+  await n1.untilStatus("the stranger is there", ({ followers }) => followers.some(({ member }) => !member));
+
+  const thaw = freezeReceiver(n3);
+  const client = await n1.connect();
+  const insert = client.query("insert into t values (1)");
+  await untilWaiting(n1, 1);
+  const { flushedLsn, commitLsn } = await n1.status();
+  t.equal(await n1.value(`select ('${commitLsn}'::pg_lsn < '${flushedLsn}'::pg_lsn)::text`), "true");
+  await n2.untilValue(`select (pg_last_wal_receive_lsn() >= '${flushedLsn}')::text`, "true");
+  t.equal(await n2.value("select count(*) from t"), "0", "the observer has it and doesn't apply it");
+  await stranger.untilValue(`select (pg_last_wal_receive_lsn() >= '${commitLsn}')::text`, "true");
+  t.equal(await stranger.value(`select (pg_last_wal_receive_lsn() < '${flushedLsn}')::text`), "true");
+  t.equal(await n1.value("select count(*) from t"), "0", "neither of them counts");
+  t.match(await n1.status(), { waiting: 1 });
+  thaw();
+  await insert;
+  await n2.untilValue("select count(*) from t", "1");
+});
+
 test("fast shutdown while a commit waits: it ends with the quorum, and what was waited for survives", async (t) => {
   const cluster = await threeNodes(t);
   const n1 = cluster.node("n1");
