@@ -103,6 +103,9 @@ async function many(): Promise<void> {
     total.acknowledged += finding.acknowledged;
     total.reads += finding.reads;
     total.failed.push(...finding.failed);
+    for (const seed of finding.failed) {
+      process.stdout.write(`seed ${seed} failed\n`);
+    }
     if (performance.now() - printedAt > 30_000) {
       printedAt = performance.now();
       const megabytes = Math.round(process.memoryUsage().rss / 1_048_576);

@@ -212,8 +212,8 @@ export const mutations: readonly Mutation[] = [
       },
       {
         file: postgres,
-        find: "const { records, flushed } = this.disk;\n      this.host.respond",
-        put: "const { records } = this.disk;\n      const flushed = records.length;\n      this.host.respond",
+        find: "const { records, flushed } = this.disk;\n      this.host.checker",
+        put: "const { records } = this.disk;\n      const flushed = records.length;\n      this.host.checker",
       },
       {
         file: node,

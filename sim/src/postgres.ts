@@ -87,6 +87,11 @@ export class Postgres extends PostgresQuorum {
         continue;
       }
       const { records, flushed } = this.disk;
+      this.host.checker.reported(
+        this.host.id,
+        lastLsn(records, flushed),
+        lastLsn(this.disk.records, this.disk.flushed),
+      );
       this.host.respond(requestId, {
         ok: true,
         report: {

@@ -217,8 +217,6 @@ export class World {
         const result = resultOf(call.node, call, answer);
         if (result.kind === "recruited") {
           const machine = this.machines.get(call.node);
-          const flushed = lastLsn(machine?.disk?.records ?? [], machine?.disk?.flushed ?? 0);
-          this.checker.reported(call.node, Number(result.report.position.lsn), flushed);
           this.checker.recruited(call.node, call.term, call.coordinator, machine?.promisedTerm ?? 0);
         }
         return () => settle(result);
