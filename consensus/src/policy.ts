@@ -1,7 +1,7 @@
 // A policy is a wish ("survive one zone"); applied to a list of nodes it gives a ruleset. Policies are plug-ins:
 // pure functions of the nodes. Loading a user's module is a shell's work; everything else about it is here.
 
-import { all, any, atLeast, node, parseRule, type Rule } from "./rule.ts";
+import { all, any, atLeast, maxRuleDepth, maxRuleSize, node, parseRule, type Rule } from "./rule.ts";
 import { type CohortNode, checkRuleset, formatRuleset, type Ruleset } from "./ruleset.ts";
 import { compareIds, type NodeId } from "./types.ts";
 
@@ -219,17 +219,33 @@ function runPolicy(
   }
   const rules = new Map<NodeId, Rule>();
   for (const [id, given] of Object.entries(leaders)) {
-    if (typeof given !== "string") {
-      rules.set(id as NodeId, given);
-      continue;
+    const text = typeof given === "string" ? given : ruleText(given, 1);
+    if (text === null) {
+      return refused("policy_result", `what policy ${policy.name} gave for leader ${id} is no rule`);
     }
-    const parsed = parseRule(given);
+    const parsed = parseRule(text);
     if (!parsed.ok) {
-      return refused("policy_result", `the rule "${given}" of leader ${id} is not valid: ${parsed.message}`);
+      return refused("policy_result", `the rule "${text}" of leader ${id} is not valid: ${parsed.message}`);
     }
     rules.set(id as NodeId, parsed.rule);
   }
   return { ok: true, ruleset: { version, name: policy.name, cohort: nodes, leaders: rules } };
+}
+
+/** A user's module may return anything: the text of a rule tree, or null when it is none. */
+function ruleText(value: unknown, depth: number): string | null {
+  if (typeof value !== "object" || value === null || depth > maxRuleDepth) {
+    return null;
+  }
+  const { kind, id, k, rules } = value as Record<string, unknown>;
+  if (kind === "node") {
+    return typeof id === "string" ? id : null;
+  }
+  if (kind !== "atLeast" || typeof k !== "number" || !Array.isArray(rules) || rules.length > maxRuleSize) {
+    return null;
+  }
+  const children = rules.map((rule) => ruleText(rule, depth + 1));
+  return children.includes(null) ? null : `${k}(${children.join(",")})`;
 }
 
 function deepFreeze<Value>(value: Value): Value {

@@ -97,6 +97,18 @@ t.test("a policy must be pure", (t) => {
     "mine.ts",
   );
   t.ok("compile" in user && compilePolicy({ policy: user, nodes, version: 3 }).ok);
+  for (const junk of [
+    7,
+    null,
+    {},
+    { kind: "node" },
+    { kind: "atLeast", k: 1.5, rules: [] },
+    { kind: "atLeast", k: 1, rules: [{}] },
+  ]) {
+    const odd = policyFromModule({ compile: () => ({ leaders: { n1: junk } }) }, "odd.ts");
+    const result = "compile" in odd ? compilePolicy({ policy: odd, nodes, version: 1 }) : null;
+    t.match(result, { ok: false, refusals: [{ code: "policy_result" }] }, JSON.stringify(junk));
+  }
   t.match(policyFromModule({}, "empty.ts"), { code: "unknown_policy" });
   t.end();
 });
