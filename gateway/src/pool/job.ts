@@ -50,6 +50,7 @@ export class Job implements Waiter {
   beforeReady(): boolean {
     return true;
   }
+  serverSkips(): void {}
   afterReady(): void {}
   failingError(): Buffer {
     return Buffer.alloc(0);

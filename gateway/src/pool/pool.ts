@@ -390,15 +390,14 @@ export class Pool implements ServerOwner {
   /** Called a few times a second: waits and idle times that are over. */
   sweep(): void {
     const now = this.host.nowMs();
-    for (;;) {
-      const oldest = this.#waiters[this.#waitersHead];
-      if (oldest === undefined) break;
+    while (this.#waitersHead < this.#waiters.length) {
+      const oldest = this.#waiters[this.#waitersHead] as Waiter;
       if (oldest.waiting && now - oldest.waitingSinceMs < this.limits.waitMs) break;
-      const next = this.#nextWaiter();
-      if (next === undefined) break;
-      if (!next.waiting || next !== oldest) continue;
-      next.waiting = false;
-      next.refused(this.#waitedTooLong(), undefined);
+      this.#waitersHead++;
+      this.waitingCount--;
+      if (!oldest.waiting) continue;
+      oldest.waiting = false;
+      oldest.refused(this.#waitedTooLong(), undefined);
     }
     for (const server of [...this.idle]) {
       if (

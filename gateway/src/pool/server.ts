@@ -25,6 +25,8 @@ export interface Holder {
   completed(effect: Effect, rolledBack: boolean): void;
   /** A Parse or Close that had been noted was not executed: `name` stands for `statement` again. */
   undo(name: string, statement: Statement | undefined): void;
+  /** An error has come in front of the Sync that the client has yet to send. */
+  serverSkips(): void;
   /** ReadyForQuery has come; true holds it back, the client will be told later. */
   beforeReady(status: number): boolean;
   /** ReadyForQuery has been forwarded (or held back). */
@@ -123,6 +125,7 @@ export class Server implements LinkOwner {
   #carryLength = 0;
   #paused = false;
   #internals: Internal[] = [];
+  #skipsFrom: Holder | undefined;
   /** What the client gets in the place of the message that is being handled. */
   #instead: Buffer | undefined;
   /** The server's last words, if it said any (57P01 …). */
@@ -305,6 +308,13 @@ export class Server implements LinkOwner {
             this.holder?.link.send(this.#instead, 0, this.#instead.length);
             this.#instead = undefined;
           }
+        }
+        if (this.#skipsFrom !== undefined && next <= end) {
+          this.#forward(bytes, run, next);
+          run = next;
+          const skips = this.#skipsFrom;
+          this.#skipsFrom = undefined;
+          skips.serverSkips();
         }
         const head = this.ring.head;
         if (head === owed.parseMade || head === owed.closeMade || head === owed.copyEnd) {
@@ -512,6 +522,7 @@ export class Server implements LinkOwner {
     this.hideParses = 0;
     if (sync >= 0) return;
     this.skipping = true;
+    this.#skipsFrom = holder;
     if (holder?.gone) this.close("its client left in the middle of a request");
   }
 

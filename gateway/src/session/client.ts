@@ -47,6 +47,9 @@ const deadLink: Link = {
   peer: "gone",
 };
 
+/** A blocked client may send so much before it is read no further. */
+const keptWhileBlocked = 64 * 1024;
+
 /** Largest request of extended-protocol messages that is kept for making it again. */
 export const keptRequestBytes = 16 * 1024;
 
@@ -175,7 +178,8 @@ export class Client implements LinkOwner, Waiter {
     this.#inbox.set(bytes.subarray(start, end), this.#inboxLength);
     this.#inboxLength = length;
     if (needs > 0) this.#inboxNeeds = needs;
-    if (this.blocked) this.link.pause();
+    // Read on while there is little: only so is it noticed when the client leaves.
+    if (this.#inboxLength > keptWhileBlocked) this.link.pause();
   }
 
   /** A server for the next message: at once, or undefined and `granted` later. */
@@ -226,6 +230,10 @@ export class Client implements LinkOwner, Waiter {
   /** What was kept while waiting goes on. */
   unblock(): void {
     this.blocked = false;
+    if (this.gone) {
+      this.afterReady();
+      return;
+    }
     if (this.#inboxLength > 0) this.#consumeInbox();
     if (!this.blocked) this.link.resume();
   }
@@ -325,6 +333,13 @@ export class Client implements LinkOwner, Waiter {
 
   failingError(): Buffer {
     return this.failures?.shift() ?? errorBytes(wireError("ERROR", "XX000", "request failed"));
+  }
+
+  /** The server ignores everything up to a Sync that has not been sent yet: it may be among what is kept. */
+  serverSkips(): void {
+    if (!this.drainFirst) return;
+    this.drainFirst = false;
+    this.unblock();
   }
 
   beforeReady(status: number): boolean {
@@ -626,6 +641,7 @@ export class Client implements LinkOwner, Waiter {
   closed(_reason: string): void {
     if (this.gone) return;
     this.gone = true;
+    this.drainFirst = false;
     this.link = deadLink;
     this.#inbox = nothing;
     this.#inboxLength = 0;

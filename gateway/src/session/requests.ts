@@ -99,8 +99,10 @@ function handle(client: Client, bytes: Buffer, at: number, next: number, end: nu
       if (next > end) return incomplete;
       const { server } = client;
       if (server === undefined || server.skipping) return done;
-      if (server.copyIn) server.copyIn = false;
-      else if (server.ring.length > 0) server.ring.push(owed.copyEnd);
+      if (server.copyIn) {
+        server.copyIn = false;
+        if (server.ring.head === owed.execute) client.unsynced = true; // what Sync came before was ignored
+      } else if (server.ring.length > 0) server.ring.push(owed.copyEnd);
       server.link.send(bytes, at, next);
       return done;
     }

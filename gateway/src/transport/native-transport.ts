@@ -367,6 +367,7 @@ export class NativeLink implements ServerSideLink {
     // The owner hears of it in a turn of its own, as with any other close.
     this.over = true;
     this.#transport.forget(this.id);
+    this.id = -1; // the number may be another link's by then
     setImmediate(() => this.#transport.turn(() => this.ended("connection closed")));
   }
 
