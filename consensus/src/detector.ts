@@ -37,12 +37,7 @@ export function detect(
   const first = aboutLeader(facts, clock);
   const leader = facts.leader;
   const decisions = [first];
-  if (
-    leader !== null &&
-    leader.standing === "leads" &&
-    leader.observed.link === "connected" &&
-    first.kind !== "changeLeader"
-  ) {
+  if (leader !== null && first.kind !== "changeLeader" && mayBeFollowed(facts, leader, clock)) {
     for (const observed of observation.nodes.values()) {
       if (observed.id !== leader.id && !observation.busy.has(observed.id)) {
         decisions.push(aboutNode(facts, leader, observed, clock));
@@ -50,6 +45,22 @@ export function detect(
     }
   }
   return { state: clock.state(), decisions };
+}
+
+function establishingSince(leader: LeaderFact, clock: Since): number {
+  return clock.of(`leader_establishing ${leader.id} ${leader.term}`);
+}
+
+/** It leads; or its term record is on its disk, and whoever told it so seems to be gone before pointing the others at it. */
+function mayBeFollowed({ observation, options }: Facts, leader: LeaderFact, clock: Since): boolean {
+  if (leader.observed.link !== "connected") {
+    return false;
+  }
+  return (
+    leader.standing === "leads" ||
+    (leader.view.state === "elected" &&
+      observation.nowMs >= establishingSince(leader, clock) + options.attemptMs)
+  );
 }
 
 /** Remembers since when a situation has lasted; what is no longer the case is forgotten. */
@@ -84,12 +95,14 @@ function aboutLeader(facts: Facts, clock: Since): Decision {
     return underWay;
   }
   if (leader?.standing === "establishing") {
-    const deadline = clock.of(`leader_establishing ${leader.id} ${leader.term}`) + options.establishMs;
+    const since = establishingSince(leader, clock);
+    const deadline = since + options.establishMs;
     if (observation.nowMs < deadline && leader.observed.link === "connected") {
+      const helpAtMs = since + options.attemptMs;
       return {
         kind: "waitUntil",
         row: "leader_establishing",
-        atMs: deadline,
+        atMs: observation.nowMs < helpAtMs ? helpAtMs : deadline,
         reason: `${leader.id} is establishing term ${leader.term}`,
       };
     }
@@ -127,7 +140,8 @@ function changeUnderWay({ observation, options, leader }: Facts): Decision | nul
     if (
       observed.link === "connected" &&
       observed.view !== null &&
-      observed.view.promisedTerm > (leader?.term ?? 0)
+      observed.view.promisedTerm > (leader?.term ?? 0) &&
+      observed.view.promisedTerm !== observation.endedTerm
     ) {
       latest = latest === null || observed.promiseRoseAtMs > latest.promiseRoseAtMs ? observed : latest;
     }
@@ -183,7 +197,7 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
   if (view.promisedTerm > leader.term) {
     return nothing("dead_promise", `${id} promised term ${view.promisedTerm}`);
   }
-  const now = `${leader.id} leads term ${leader.term}`;
+  const now = `${leader.id} ${leader.standing === "leads" ? "leads" : "begins"} term ${leader.term}`;
   switch (view.state) {
     case "leader":
     case "elected":

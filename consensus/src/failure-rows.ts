@@ -293,7 +293,7 @@ const otherRows: readonly Row[] = [
     name: "leader_establishing",
     situation: "a candidate has begun its term and waits for its quorum",
     decision: "wait",
-    patience: "establishMs, then change the leader",
+    patience: "attemptMs, then others point the nodes at it; establishMs, then change the leader",
   },
   {
     name: "change_impossible",

@@ -65,6 +65,8 @@ export interface Observation {
   readonly rulesets: readonly Ruleset[];
   /** 0 acts first; each further orchestrator waits a little longer. */
   readonly rank: number;
+  /** The term of this orchestrator's own last attempt that came to nothing: promises to it are nobody's work. */
+  readonly endedTerm?: Term;
   /** Nodes that a repair of this orchestrator is working on. */
   readonly busy: NodeSet;
 }

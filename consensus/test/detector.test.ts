@@ -207,7 +207,24 @@ t.test("somebody is at it", (t) => {
     n2: {},
     n3: {},
   });
-  t.same(brief(decide(establishing)), [`leader_establishing wait ${options.establishMs}`]);
+  t.same(brief(decide(establishing)), [`leader_establishing wait ${options.attemptMs}`]);
+  const own = { ...given, endedTerm: term(8) };
+  t.same(
+    brief(decide(own)),
+    ["leader_postgres_down changeLeader"],
+    "one's own ended attempt is no one's work",
+  );
+  const begun = detect(initialDetector, establishing);
+  const later = detect(begun.state, { ...establishing, nowMs: now + options.attemptMs });
+  t.same(
+    brief(later.decisions),
+    [
+      `leader_establishing wait ${options.establishMs}`,
+      "node_wrong_leader follow n2",
+      "node_wrong_leader follow n3",
+    ],
+    "if its coordinator is gone, somebody else points the others at it",
+  );
   t.equal(changedAfterMs(establishing, 20_000), options.establishMs);
   t.end();
 });

@@ -114,6 +114,7 @@ export class Orchestrator {
   #planned: PlannedChangeState | null = null;
   #lookPlannedAtMs = Number.POSITIVE_INFINITY;
   #notBeforeMs = 0;
+  #endedTerm: Term = noTerm;
   #rulesets: Ruleset[] = [];
   /** Switched off, it changes leaders only when told to: the sharpest test of the protocol alone. */
   automatic = true;
@@ -256,7 +257,14 @@ export class Orchestrator {
         promiseRoseAtMs: seen.promiseRoseAtMs,
       });
     }
-    return { nowMs, nodes, rulesets: this.#rulesets.slice(-1), rank: this.rank, busy: this.#busy };
+    return {
+      nowMs,
+      nodes,
+      rulesets: this.#rulesets.slice(-1),
+      rank: this.rank,
+      endedTerm: this.#endedTerm,
+      busy: this.#busy,
+    };
   }
 
   // ---- what it decides
@@ -420,6 +428,7 @@ export class Orchestrator {
   #finished(outcome: Outcome): void {
     this.#host.attemptEnded(outcome.kind === "established");
     if (outcome.kind === "failed") {
+      this.#endedTerm = outcome.term;
       this.#notBeforeMs = this.#host.queue.nowMs + outcome.retryAfterMs;
     } else {
       this.#learnRuleset(outcome.ruleset);
