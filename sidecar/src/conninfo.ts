@@ -9,8 +9,12 @@ export type ReplicationIdentity = {
   readonly passFile: string;
 };
 
-/** For a walreceiver: a member gets the whole log, anybody else only what is committed. */
-export function replicationConninfo(peer: Peer, identity: ReplicationIdentity, member: boolean): string {
+/**
+ * For the walreceiver of a node, observers included: only who says that it is
+ * one of us is told the commit LSN, without which nothing may be replayed.
+ * Whether a node counts is for the rules to say, not for this option.
+ */
+export function replicationConninfo(peer: Peer, identity: ReplicationIdentity): string {
   return formatConninfo({
     host: peer.host,
     port: String(peer.port),
@@ -21,7 +25,7 @@ export function replicationConninfo(peer: Peer, identity: ReplicationIdentity, m
     // A peer that vanished without a FIN is noticed by the kernel, too.
     tcp_user_timeout: "5000",
     gssencmode: "disable",
-    ...(member ? { options: "-cquorate.member=on" } : {}),
+    options: "-cquorate.member=on",
   });
 }
 

@@ -23,7 +23,7 @@ export type CommandOutcome = { readonly result: CoreResult; readonly status?: Co
 export async function sendCommand(
   connection: ControlConnection,
   command: CoreCommand,
-  conninfo: (member: boolean) => string,
+  conninfo: () => string,
   limits: RequestLimits,
 ): Promise<CommandOutcome> {
   switch (command.cmd) {
@@ -36,14 +36,14 @@ export async function sendCommand(
       return { result: { ok: true, report }, status };
     }
     case "follow": {
-      const { member, ...rest } = command;
-      const wire = { ...rest, conninfo: conninfo(member) };
+      const { member: _, ...rest } = command;
+      const wire = { ...rest, conninfo: conninfo() };
       const answer = await connection.request(wire, statusResultSchema, limits);
       return answer.ok ? { result: { ok: true }, status: answer.value.status } : { result: answer };
     }
     case "fetch": {
       const target = { term: command.target.term, lsn: formatLsn(command.target.lsn) };
-      const wire = { ...command, target, conninfo: conninfo(true) };
+      const wire = { ...command, target, conninfo: conninfo() };
       return positionOutcome(await connection.request(wire, positionResultSchema, limits));
     }
     case "elect":

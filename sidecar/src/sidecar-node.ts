@@ -444,24 +444,19 @@ export class SidecarNode {
     peer: Peer | undefined,
     limits: RequestLimits,
   ): Promise<CoreResult> {
-    const { result, status } = await sendCommand(
-      connection,
-      command,
-      (member) => this.#conninfo(peer, member),
-      limits,
-    );
+    const { result, status } = await sendCommand(connection, command, () => this.#conninfo(peer), limits);
     if (status !== undefined) this.#onStatus(status);
     return result;
   }
 
-  #conninfo(peer: Peer | undefined, member: boolean): string {
+  #conninfo(peer: Peer | undefined): string {
     assert(peer !== undefined, "the request says where the other node is");
     const { config, paths } = this.#options;
-    return replicationConninfo(
-      peer,
-      { node: config.node.id, user: config.replication.user, passFile: paths.passFile },
-      member,
-    );
+    return replicationConninfo(peer, {
+      node: config.node.id,
+      user: config.replication.user,
+      passFile: paths.passFile,
+    });
   }
 
   #rememberFollow(command: CoreCommand & { cmd: "follow" }, peer: Peer | undefined): void {
