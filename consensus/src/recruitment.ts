@@ -3,7 +3,15 @@
 
 import { canBlock, canFulfil, formatRule, type Rule, ruleNodes } from "./rule.ts";
 import { allNodes, type CohortNode, distinctRulesets, eligibleLeaders, type Ruleset } from "./ruleset.ts";
-import { assert, compareIds, comparePositions, type Lsn, type NodeId, type Position } from "./types.ts";
+import {
+  assert,
+  compareIds,
+  comparePositions,
+  formatPosition,
+  type Lsn,
+  type NodeId,
+  type Position,
+} from "./types.ts";
 
 /** What a recruited node holds; it can't change under any older term, since the promise came first. */
 export interface Report {
@@ -11,15 +19,15 @@ export interface Report {
   readonly position: Position;
   readonly commitLsn: Lsn;
   /** Applied; null only on a node of a cluster that has no ruleset yet. */
-  readonly ruleset: Ruleset | null;
+  readonly ruleset: RecordedRuleset | null;
   /** Ruleset records in the log beyond what is applied, oldest first. */
-  readonly tailRulesets: readonly TailRuleset[];
+  readonly tailRulesets: readonly RecordedRuleset[];
   /** False on an ex-leader that would have to restart before it could lead. Absent: true. */
   readonly inRecovery?: boolean;
 }
 
 /** `recordedAt`: term and end of its record, as far as the node tells. */
-export type TailRuleset = Ruleset & { readonly recordedAt?: Position };
+export type RecordedRuleset = Ruleset & { readonly recordedAt?: Position };
 
 export type Reports = ReadonlyMap<NodeId, Report>;
 
@@ -82,18 +90,24 @@ export function rulesetsOf(report: Report): Ruleset[] {
 
 /**
  * The rulesets of the newest log that may still count, oldest first. Those before one that is known to be durable
- * don't: its record ends at or below a commit LSN that any recruited node knows (the newest log holds all that is
- * committed), or the same term goes on to another ruleset record (a leader writes one only when the one before is
- * durable).
+ * don't: either some recruited node has applied that very record (same term, same LSN: the same record), or the same
+ * term goes on to another ruleset record (a leader writes one only when the one before is durable). A commit LSN
+ * alone would be no proof: it may speak of another branch than the newest log among too few recruited nodes.
  */
 export function countingRulesets(newest: Report, reports: Reports): Ruleset[] {
-  const committed = (recordedAt: Position): boolean =>
-    [...reports.values()].some((report) => recordedAt.lsn <= report.commitLsn);
+  const applied = new Set<string>();
+  for (const { ruleset } of reports.values()) {
+    if (ruleset?.recordedAt !== undefined) {
+      applied.add(formatPosition(ruleset.recordedAt));
+    }
+  }
   let first = -1;
   for (const [index, { recordedAt }] of newest.tailRulesets.entries()) {
     const next = newest.tailRulesets[index + 1]?.recordedAt;
-    const durable = recordedAt !== undefined && committed(recordedAt);
-    if (durable || (recordedAt !== undefined && recordedAt.term === next?.term)) {
+    if (
+      recordedAt !== undefined &&
+      (applied.has(formatPosition(recordedAt)) || recordedAt.term === next?.term)
+    ) {
       first = index;
     }
   }

@@ -19,11 +19,11 @@ import {
   noTerm,
   type Promised,
   parseRuleset,
+  type RecordedRuleset,
   type Report,
   type Ruleset,
   type RulesetText,
   stepNode,
-  type TailRuleset,
 } from "@quorate/consensus";
 import type { Checker } from "./checker.ts";
 import { Freezer } from "./freezer.ts";
@@ -522,8 +522,8 @@ export function resultOf(node: NodeId, call: Call, answer: NodeAnswer): CallResu
         node,
         position,
         commitLsn,
-        ruleset: ruleset === null ? null : readRuleset(ruleset),
-        tailRulesets: tailRulesets.map(readTailRuleset),
+        ruleset: ruleset === null ? null : readRecordedRuleset(ruleset),
+        tailRulesets: tailRulesets.map(readRecordedRuleset),
         inRecovery,
       };
       return { kind: "recruited", report };
@@ -537,7 +537,7 @@ export function resultOf(node: NodeId, call: Call, answer: NodeAnswer): CallResu
   }
 }
 
-function readTailRuleset(text: RulesetText): TailRuleset {
+function readRecordedRuleset(text: RulesetText): RecordedRuleset {
   const { recordedAt } = text;
   return { ...readRuleset(text), ...(recordedAt === undefined ? {} : { recordedAt }) };
 }
