@@ -93,7 +93,8 @@ watch(Batch *b, int32_t id, uint32_t interest)
 static uint32_t
 wanted(Conn *c)
 {
-	uint32_t	interest = c->paused ? 0 : EPOLLIN;
+	/* Of a paused connection, too, it must be known that its peer has gone. */
+	uint32_t	interest = c->paused ? EPOLLRDHUP : EPOLLIN;
 
 	if (c->queue_end > c->queue_at || c->state == CONNECTING)
 		interest |= EPOLLOUT;
@@ -199,7 +200,11 @@ send_all(Batch *b, int32_t count)
 			if (sent < 0)
 			{
 				if (errno != EAGAIN && errno != EINTR)
-					continue;	/* the read side will tell */
+				{
+					c->paused = 0;	/* the read side will tell */
+					watch(b, id, wanted(c));
+					continue;
+				}
 				sent = 0;
 			}
 		}
@@ -256,6 +261,7 @@ flush_queue(Batch *b, int32_t id, int32_t n)
 			if (errno == EAGAIN || errno == EINTR)
 				break;
 			c->queue_at = c->queue_end; /* the read side will tell */
+			c->paused = 0;
 			break;
 		}
 		c->queue_at += (size_t) sent;
@@ -337,7 +343,12 @@ turn(Batch *b, int32_t sends, int32_t wait_ms)
 			n = put(b, n, EV_CLOSED, id, 0, 0);
 			continue;
 		}
-		if (c->state == OPEN && (what & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+		if (c->state == OPEN && (what & EPOLLRDHUP) && c->paused)
+		{
+			c->paused = 0;
+			watch(b, id, wanted(c));
+		}
+		if (c->state == OPEN && (what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
 		{
 			size_t		room = b->in_size - at;
 			ssize_t		got;

@@ -111,6 +111,7 @@ export class Client implements LinkOwner, Waiter {
   #inbox: Buffer = nothing;
   #inboxLength = 0;
   #inboxNeeds = 0;
+  #pausedForServer = false;
   #replay = false;
   /** A request is being made again. */
   again = false;
@@ -154,7 +155,10 @@ export class Client implements LinkOwner, Waiter {
     const stopped = consume(this, bytes, start, end);
     if (stopped < end) this.#keep(bytes, stopped, end, this.needs);
     const server = this.server;
-    if (server !== undefined && server.link.queued > queueHighBytes) this.link.pause();
+    if (server !== undefined && server.link.queued > queueHighBytes) {
+      this.#pausedForServer = true;
+      this.link.pause();
+    }
   }
   /** Set by `consume`: the length of the message it stopped at, if that must be complete. */
   needs = 0;
@@ -493,6 +497,7 @@ export class Client implements LinkOwner, Waiter {
     const server = this.server;
     if (server === undefined) return;
     this.server = undefined;
+    if (this.#pausedForServer) this.serverDrained();
     this.unnamedPortal = undefined;
     this.pool.release(server);
   }
@@ -630,6 +635,7 @@ export class Client implements LinkOwner, Waiter {
   }
 
   serverDrained(): void {
+    this.#pausedForServer = false;
     if (!this.blocked) this.link.resume();
   }
 

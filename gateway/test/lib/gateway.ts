@@ -19,7 +19,7 @@ export async function startTestGateway(
     listen: { host: "127.0.0.1", port: 0 },
     server,
     authentication: { method: "trust" },
-    transport: process.env["GATEWAY_TRANSPORT"] ?? "auto",
+    transport: process.env["GATEWAY_TRANSPORT"] ?? "net",
     log: { level: "warn" },
     ...overrides,
   });
