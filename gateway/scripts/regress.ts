@@ -49,9 +49,12 @@ try {
   const failed = [...stdout.matchAll(/^not ok \d+\s+[-+] (\S+)/gm)].map((found) => found[1] ?? "");
   const passed = [...stdout.matchAll(/^ok \d+\s/gm)].length;
   const unexplained = failed.filter((name) => !knownDifferences.has(name));
-  console.log(`${passed} passed, ${failed.length} failed (${failed.join(", ") || "none"}), ${unexplained.length} unexplained`);
+  console.log(
+    `${passed} passed, ${failed.length} failed (${failed.join(", ") || "none"}), ${unexplained.length} unexplained`,
+  );
   const diffs = path.join(output, "regression.diffs");
-  if (unexplained.length > 0 && existsSync(diffs)) console.log((await readFile(diffs, "utf8")).slice(0, 50_000));
+  if (unexplained.length > 0 && existsSync(diffs))
+    console.log((await readFile(diffs, "utf8")).slice(0, 50_000));
   process.exitCode = unexplained.length > 0 || passed === 0 ? 1 : 0;
 } finally {
   await gateway.close();
