@@ -54,7 +54,19 @@ function judged(outcome: Outcome, totals: Totals | undefined): Totals {
   return { passed: totals.passed, failed: totals.failed + (brokeOff || totals.passed === 0 ? 1 : 0) };
 }
 
+/**
+ * tap comes with a plugin for TypeScript that .taprc takes out, because Node runs our sources as they are. A fresh
+ * installation has it built in and must be built anew; otherwise every test file fails to load.
+ */
+async function buildTapWithoutTypeScript(): Promise<number> {
+  const built = path.join(repoRoot, "node_modules/@tapjs/test/test-built/dist/esm/index.js");
+  if (existsSync(built) && !readFileSync(built, "utf8").includes("@tapjs/typescript")) return 0;
+  const outcome = await execute("tap", ["build"]);
+  return outcome.code;
+}
+
 async function tap(args: readonly string[]): Promise<Totals> {
+  if ((await buildTapWithoutTypeScript()) !== 0) return { passed: 0, failed: 1 };
   const digest = tapDigest((line) => console.log(line));
   const outcome = await execute("tap", ["run", "--reporter=tap", ...args], (text) => digest.write(text));
   digest.end();

@@ -158,7 +158,9 @@ export async function up(request: UpRequest): Promise<void> {
   if (process.stdout.isTTY) await watchUntilSignal(cluster, false, `\n${url}\nCtrl-C stops the cluster.\n`);
   else {
     progress("Running until this process is stopped.");
-    await interrupted;
+    // A signal handler alone doesn't keep Node running.
+    const awake = setInterval(() => undefined, 60_000);
+    await interrupted.finally(() => clearInterval(awake));
   }
   await stopSupervisor(request.dir);
 }
