@@ -9,7 +9,7 @@ import { makePostgresTempDirectory, runAsPostgres } from "@quorate/common";
 import { startTestGateway } from "../test/lib/gateway.ts";
 import { startPostgres } from "../test/lib/postgres.ts";
 
-const knownDifferences = new Set(["guc", "stats", "event_trigger_login"]);
+const knownDifferences = new Set(["guc", "stats", "temp", "event_trigger_login"]);
 
 const prepare = `
 create database regression template template0;

@@ -463,7 +463,13 @@ export class Server implements LinkOwner {
       this.#lastError = Buffer.from(bytes.subarray(start, end));
       return true;
     }
-    if (head === owed.none || head === owed.query || head === owed.functionCall) return true;
+    if (head === owed.none) {
+      // Nothing is owed: the server will ignore everything up to a Sync.
+      this.skipping = true;
+      if (holder?.gone) this.close("its client left in the middle of a request");
+      return true;
+    }
+    if (head === owed.query || head === owed.functionCall) return true;
     let passOn = true;
     if (head === owed.failing && holder !== undefined) {
       this.#instead = holder.failingError();

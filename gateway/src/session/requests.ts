@@ -86,10 +86,13 @@ function handle(client: Client, bytes: Buffer, at: number, next: number, end: nu
     case fe.close:
       return next > end ? incomplete : handleClose(client, bytes, at, next);
     case fe.sync:
-      return next > end ? incomplete : handleSync(client, bytes, at, next);
+      if (next - at !== 5) return malformed(client);
+      return handleSync(client, bytes, at, next);
     case fe.flush:
-      client.server?.link.send(bytes, at, Math.min(next, end));
-      return next > end ? incomplete : done;
+      // Refused here: on the server a malformed one would begin an error that nothing owed accounts for.
+      if (next - at !== 5) return malformed(client);
+      client.server?.link.send(bytes, at, next);
+      return done;
     case fe.copyData:
       if (client.server !== undefined && !client.server.skipping)
         client.server.link.send(bytes, at, Math.min(next, end));
