@@ -176,6 +176,7 @@ try {
   for (const mode of options.modes.split(",")) {
     for (const clients of options.clients.split(",").map(Number)) {
       const results = new Map<string, Result[]>();
+      for (const target of targets) await measure(target, postgres, mode, clients); // warm up
       for (let round = 0; round < Number(options.rounds); round++) {
         for (const target of round % 2 === 0 ? targets : [...targets].reverse()) {
           const result = await measure(target, postgres, mode, clients);
