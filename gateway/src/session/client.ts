@@ -13,6 +13,7 @@ import { type Link, type LinkOwner, queueHighBytes } from "../transport/transpor
 import { readyForQuery } from "../wire/build.ts";
 import { txFailed, txIdle, txOpen } from "../wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "../wire/errors.ts";
+import { type ClientHost, deadLink, nothing } from "./client-host.ts";
 import { PendingSettings } from "./pending-settings.ts";
 import { consume } from "./requests.ts";
 import {
@@ -25,27 +26,6 @@ import {
   settingsChangeSql,
   settingsOf,
 } from "./settings.ts";
-
-/** What a client needs of its worker. */
-export type ClientHost = {
-  nowMs(): number;
-  clientGone(client: Client): void;
-  /** A request is done: for the statistics. */
-  requestDone(client: Client, startedAtMs: number): void;
-};
-
-const nothing: Buffer = Buffer.alloc(0);
-
-/** Takes the place of a link that is gone. */
-const deadLink: Link = {
-  send() {},
-  queued: 0,
-  pause() {},
-  resume() {},
-  close() {},
-  destroy() {},
-  peer: "gone",
-};
 
 /** A blocked client may send so much before it is read no further. */
 const keptWhileBlocked = 64 * 1024;
