@@ -12,8 +12,24 @@ const { values } = parseArgs({
     only: { type: "string" },
     "max-seeds": { type: "string", default: "5000" },
     workers: { type: "string", default: "2" },
+    help: { type: "boolean", short: "h", default: false },
   },
 });
+
+if (values.help) {
+  process.stdout.write(`Usage: npm run sim:mutations -- [options]
+
+Seeds known bugs into the consensus core, one at a time: the simulator must find each.
+
+  --only NAME      just that bug
+  --max-seeds N    give up on a bug after N worlds (default 5000)
+  --workers W      parallel workers (default 2)
+  -h, --help       this text
+
+Example: npm run sim:mutations -- --only coordinator-id-reused
+`);
+  process.exit(0);
+}
 
 function run(mutation: Mutation): Promise<MutationFinding> {
   const workerData: MutationTask = { name: mutation.name, maxSeeds: Number(values["max-seeds"]) };

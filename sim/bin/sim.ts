@@ -18,8 +18,29 @@ const { values } = parseArgs({
     long: { type: "boolean", default: false },
     twice: { type: "boolean", default: false },
     quiet: { type: "boolean", default: false },
+    help: { type: "boolean", short: "h", default: false },
   },
 });
+
+if (values.help) {
+  process.stdout.write(`Usage: npm run sim -- [options]
+
+Runs the consensus core over a simulated network, clock, disk and Postgres, and checks the invariants.
+
+  --seeds N      how many worlds (default 2000)
+  --from S       the first seed (default 1)
+  --minutes M    go on for that long instead
+  --workers W    parallel workers (default 2)
+  --long         longer worlds
+  --twice        run each seed twice and compare the traces
+  --seed S       replay one seed and print its trace
+  --quiet        with --seed: only the result
+  -h, --help     this text
+
+Example: npm run sim -- --seeds 10000 --from 5001
+`);
+  process.exit(0);
+}
 
 function whole(name: string, text: string): number {
   const value = Number(text);
