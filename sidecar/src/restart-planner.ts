@@ -1,7 +1,9 @@
 /** When a Postgres that died is started again. Pure. */
 
-/** Dying sooner than this after its start counts as a failure in a row. */
+/** Dying sooner than this after its start, without having come up, counts as a failure in a row. */
 export const healthyAfterMs = 10_000;
+/** The same for one that came up: not at once, or a Postgres that dies of what it is told would be restarted in a loop. */
+export const settledAfterMs = 1_000;
 /** From here on the status says `failed`: someone should look. It is still tried. */
 export const failedAfter = 5;
 const firstDelayMs = 100;
@@ -16,9 +18,15 @@ export type RestartPlan = {
   readonly state: "crashed" | "failed";
 };
 
-/** The first restart comes at once: most crashes are the first for long. */
-export function planRestart(history: CrashHistory, ranMs: number): RestartPlan {
-  const failuresInRow = ranMs >= healthyAfterMs ? 1 : history.failuresInRow + 1;
+export type Life = {
+  readonly ranMs: number;
+  /** It reached a consistent state: it can start. */
+  readonly cameUp: boolean;
+};
+
+/** The first restart comes at once: only a Postgres that can't start has to be waited for. */
+export function planRestart(history: CrashHistory, { ranMs, cameUp }: Life): RestartPlan {
+  const failuresInRow = ranMs >= (cameUp ? settledAfterMs : healthyAfterMs) ? 1 : history.failuresInRow + 1;
   const delayMs = failuresInRow === 1 ? 0 : Math.min(firstDelayMs * 2 ** (failuresInRow - 2), maxDelayMs);
   return {
     history: { failuresInRow },

@@ -49,6 +49,8 @@ export class Supervisor {
   #history: CrashHistory = noCrash;
   #lastExit: string | null = null;
   #stopping = false;
+  /** The Postgres that runs, or ran last, got as far as a consistent state. */
+  #cameUp = false;
   #runs = 0;
   #tail: Promise<unknown> = Promise.resolve();
   readonly #restart = new Set<AbortController>();
@@ -206,6 +208,7 @@ export class Supervisor {
   #run(started: PostgresProcess): void {
     this.#runs++;
     this.#process = started;
+    this.#cameUp = started.adopted;
     this.#options.logger.info(
       { postgresPid: started.pid },
       started.adopted ? "adopted a running Postgres" : "started Postgres",
@@ -229,7 +232,7 @@ export class Supervisor {
 
   /** First the news, then the repair. */
   #onCrash(reason: string, ranMs: number): void {
-    const plan = planRestart(this.#history, ranMs);
+    const plan = planRestart(this.#history, { ranMs, cameUp: this.#cameUp });
     this.#history = plan.history;
     this.#lastExit = reason;
     this.#setPhase(plan.state);
@@ -295,7 +298,9 @@ export class Supervisor {
     try {
       const connection: ControlConnection = await ControlConnection.open(paths.controlSocket, {
         status: (status) => {
-          if (this.#connection === connection) this.#options.handlers.status(status);
+          if (this.#connection !== connection) return;
+          this.#cameUp ||= status.consistent;
+          this.#options.handlers.status(status);
         },
         end: (reason) => this.#onControlEnd(to, connection, reason),
       });
@@ -314,6 +319,7 @@ export class Supervisor {
       return false;
     }
     this.#connection = connection;
+    this.#cameUp ||= answer.value.status.consistent;
     const problem = await this.#introduce(connection, answer.value.status);
     if (problem !== null || to !== this.#process) {
       if (problem !== null) logger.warn({ reason: problem }, "the control socket gave up");

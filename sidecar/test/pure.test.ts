@@ -7,7 +7,7 @@ import { passFileText, replicationConninfo } from "../src/conninfo.ts";
 import { type ControlStatus, controlStatusSchema } from "../src/control-protocol.ts";
 import { parseCloneProgress } from "../src/data-directory.ts";
 import { nodePaths } from "../src/paths.ts";
-import { failedAfter, healthyAfterMs, noCrash, planRestart } from "../src/restart-planner.ts";
+import { failedAfter, healthyAfterMs, noCrash, planRestart, settledAfterMs } from "../src/restart-planner.ts";
 import { scramVerifier } from "../src/scram.ts";
 import { pgHba, postgresArguments, quorateConf, safetySettings, withInclude } from "../src/settings.ts";
 import { nodeStatus, type StatusParts } from "../src/status-view.ts";
@@ -97,18 +97,25 @@ t.test("restarts: the first at once, then less and less often, never given up", 
   const delays: number[] = [];
   const states: string[] = [];
   for (let i = 0; i < 12; i++) {
-    const plan = planRestart(history, 50);
+    const plan = planRestart(history, { ranMs: 50, cameUp: false });
     history = plan.history;
     delays.push(plan.delayMs);
     states.push(plan.state);
   }
   t.same(delays, [0, 100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000, 10000, 10000]);
   t.equal(states.indexOf("failed"), failedAfter - 1);
-  t.match(planRestart(history, healthyAfterMs), {
-    delayMs: 0,
-    state: "crashed",
-    history: { failuresInRow: 1 },
-  });
+  const atOnce = { delayMs: 0, state: "crashed", history: { failuresInRow: 1 } };
+  t.match(planRestart(history, { ranMs: healthyAfterMs, cameUp: false }), atOnce);
+  t.match(
+    planRestart(history, { ranMs: settledAfterMs, cameUp: true }),
+    atOnce,
+    "killed some time after it had come up",
+  );
+  t.not(
+    planRestart(history, { ranMs: settledAfterMs - 1, cameUp: true }).delayMs,
+    0,
+    "killed by what it was told",
+  );
 });
 
 t.test("progress of a copy: the last report counts", async (t) => {
