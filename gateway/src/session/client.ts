@@ -519,6 +519,7 @@ export class Client implements LinkOwner, Waiter {
   /** The kept request waits for another server. */
   #repeat(server: Server): void {
     this.#again = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
+    this.keptLength = 0; // sending it keeps it once more
     this.#againParses = server.parsesSeen;
     this.#notExecuted = false;
     this.needProbe = false;
