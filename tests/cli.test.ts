@@ -262,8 +262,13 @@ t.test("a running cluster", async (test) => {
 t.test("up on a terminal: a live view until Ctrl-C, which stops all of it", async (test) => {
   const cluster = await TestCluster.prepare(test, { nodes: 1, zones: "a" });
   const args = cluster.upArguments().filter((arg) => arg !== "--detach");
-  const command = [process.execPath, quorateBin, ...args].join(" ");
-  const terminal = spawn("script", ["-qfec", command, "/dev/null"], { stdio: ["pipe", "pipe", "inherit"] });
+  // script(1) starts $SHELL; with exec no shell is left to die of the Ctrl-C itself and hide the exit code.
+  const command = ["exec", process.execPath, quorateBin, ...args].join(" ");
+  const env = { ...process.env, SHELL: "/bin/sh" };
+  const terminal = spawn("script", ["-qfec", command, "/dev/null"], {
+    stdio: ["pipe", "pipe", "inherit"],
+    env,
+  });
   test.teardown(() => void terminal.kill("SIGKILL"));
   let screen = "";
   terminal.stdout.on("data", (chunk: Buffer) => {
