@@ -9,6 +9,7 @@ import {
   type Observed,
   parseRuleset,
   type Ruleset,
+  type Term,
 } from "@quorate/consensus";
 import type { NodeStatus, WatchEnd } from "@quorate/proto";
 import { rankOf } from "./rank.ts";
@@ -69,6 +70,7 @@ export interface Look {
   readonly watched: readonly WatchedFacts[];
   readonly zone: string;
   readonly busy: NodeSet;
+  readonly endedTerm?: Term | undefined;
 }
 
 export interface LookResult {
@@ -78,7 +80,7 @@ export interface LookResult {
   readonly unreadable: readonly string[];
 }
 
-export function look(memory: Memory, { nowMs, watched, zone, busy }: Look): LookResult {
+export function look(memory: Memory, { nowMs, watched, zone, busy, endedTerm }: Look): LookResult {
   const promises = new Map(memory.promises);
   const texts = new Map<string, Ruleset | null>();
   const nodes = new Map<NodeId, Observed>();
@@ -108,7 +110,7 @@ export function look(memory: Memory, { nowMs, watched, zone, busy }: Look): Look
   const unreadable = [...texts].filter(([, ruleset]) => ruleset === null).map(([text]) => text);
   return {
     memory: { promises, rulesets: texts },
-    observation: { nowMs, nodes, rulesets, rank, busy },
+    observation: { nowMs, nodes, rulesets, rank, busy, ...(endedTerm === undefined ? {} : { endedTerm }) },
     unreadable,
   };
 }

@@ -5,7 +5,6 @@ import { type Logger, messageOf } from "@quorate/common";
 import {
   type CoordinatorId,
   type CoordinatorOptions,
-  cohortIds,
   type Decision,
   type DetectorOptions,
   type DetectorState,
@@ -18,6 +17,7 @@ import {
   type NodeId,
   type Observation,
   type Outcome,
+  type Term,
 } from "@quorate/consensus";
 import { addressesOf } from "./addresses.ts";
 import { look, type Memory, noMemory } from "./observe.ts";
@@ -75,6 +75,8 @@ export class Orchestrator {
   #decisions: readonly Decision[] = [];
   #timer: NodeJS.Timeout | undefined;
   #notBeforeMs = 0;
+  /** The term of our last attempt that came to nothing: promises to it are nobody's work. */
+  #endedTerm: Term | undefined;
   #stopped = false;
 
   constructor(options: OrchestratorOptions) {
@@ -169,6 +171,7 @@ export class Orchestrator {
       watched: this.#watcher.views(),
       zone: this.#options.zone,
       busy: new Set([...this.#busy].filter(([, { untilMs }]) => untilMs > nowMs).map(([node]) => node)),
+      endedTerm: this.#endedTerm,
     });
     this.#memory = seen.memory;
     this.#observation = seen.observation;
@@ -251,6 +254,7 @@ export class Orchestrator {
       const { term, retryAfterMs, reason } = outcome;
       log.warn({ term, durationMs, retryAfterMs }, `term ${term} came to nothing: ${reason}`);
       this.#notBeforeMs = this.#nowMs() + retryAfterMs;
+      this.#endedTerm = term;
     }
     this.#consider();
   }
@@ -291,8 +295,8 @@ export class Orchestrator {
     const term = observation.nodes.get(leader)?.view?.term;
     if (client === undefined || endpoint === undefined || term === undefined)
       return "its address isn't known";
-    const member = observation.rulesets.some((ruleset) => cohortIds(ruleset).includes(node));
-    const request = { term, coordinator: this.#options.id, leader, ...endpoint, member };
+    // Whoever is no member isn't told the commit LSN; whether it counts is for the rules to say.
+    const request = { term, coordinator: this.#options.id, leader, ...endpoint, member: true };
     const reply = await client.follow(request, { deadlineMs: repairTimeoutMs });
     return reply.ok ? undefined : `${reply.refusal.code}: ${reply.refusal.message}`;
   }

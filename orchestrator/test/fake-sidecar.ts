@@ -316,6 +316,7 @@ export class FakeCluster {
           ruleset: node.rulesets(0, node.committed).at(-1) ?? null,
           tailRulesets: node.rulesets(node.committed, node.log.length),
           systemIdentifier: "7000",
+          inRecovery: true,
           status: node.status(),
         };
       },

@@ -6,7 +6,12 @@ import type { CoordinatorId, Lsn, NodeId, Position, Term } from "@quorate/consen
 export type { CoordinatorId, Lsn, NodeId, Position, Term };
 
 /** A ruleset as it travels: its own text is opaque here (JSON of the ruleset). */
-export type RulesetText = { readonly version: number; readonly text: string };
+export type RulesetText = {
+  readonly version: number;
+  readonly text: string;
+  /** In reports: term and end of its record in the log. */
+  readonly recordedAt?: Position;
+};
 
 /** The expected "no": a value, never an exception. */
 export type Refusal = {
@@ -31,6 +36,8 @@ export type Recruited = {
   readonly ruleset: RulesetText | null;
   readonly tailRulesets: readonly RulesetText[];
   readonly systemIdentifier: string | null;
+  /** False: an ex-leader that would have to restart before it could lead or follow. */
+  readonly inRecovery: boolean;
   readonly status: NodeStatus;
 };
 

@@ -44,7 +44,13 @@ const lsn = maybeLsn.transform((value, ctx): Lsn => {
 const putLsn = (value: Lsn | null): string => (value === null ? "" : formatLsn(value));
 
 const position = z.object({ term, lsn });
-const ruleset = z.object({ version: uint53, text });
+const ruleset = z.object({ version: uint53, text, recordedAt: position.nullish() }).transform(
+  ({ version, text: json, recordedAt }): t.RulesetText => ({
+    version,
+    text: json,
+    ...(recordedAt === null || recordedAt === undefined ? {} : { recordedAt }),
+  }),
+);
 const refusal = z.object({
   code: text.min(1),
   message: text,
@@ -117,6 +123,10 @@ const nodeStatus = nodeStatusFields.transform(
 );
 
 const putPosition = (p: t.Position): Wire => ({ term: p.term, lsn: putLsn(p.lsn) });
+const putRuleset = (r: t.RulesetText): Wire => ({
+  ...r,
+  recordedAt: r.recordedAt === undefined ? null : putPosition(r.recordedAt),
+});
 const putRefusal = (r: t.Refusal): Wire => ({ ...r, promisedTo: r.promisedTo ?? "" });
 
 function putStatus(status: t.NodeStatus): Wire {
@@ -134,6 +144,7 @@ function putStatus(status: t.NodeStatus): Wire {
     flushedLsn: putLsn(s.flushedLsn),
     appliedLsn: putLsn(s.appliedLsn),
     rule: s.rule ?? "",
+    ruleset: s.ruleset === null ? null : putRuleset(s.ruleset),
     leader: s.leader ?? "",
     followers: s.followers.map((f) => ({
       ...f,
@@ -188,6 +199,7 @@ const recruited = z.object({
   ruleset: ruleset.nullable(),
   tailRulesets: z.array(ruleset),
   systemIdentifier: optionalText,
+  inRecovery: z.boolean(),
   status: nodeStatus,
 });
 
@@ -199,6 +211,8 @@ const electRequest = z.object({
   ruleset,
 });
 
+const changeRulesetRequest = z.object({ term: positiveTerm, rule: text.min(1), ruleset, timeoutMs: uint32 });
+
 export const codecs = {
   recruit: {
     request: plain<t.RecruitRequest>(z.object({ term: positiveTerm, coordinator, reason: text })),
@@ -206,6 +220,8 @@ export const codecs = {
       ...r,
       position: putPosition(r.position),
       commitLsn: putLsn(r.commitLsn),
+      ruleset: r.ruleset === null ? null : putRuleset(r.ruleset),
+      tailRulesets: r.tailRulesets.map(putRuleset),
       systemIdentifier: r.systemIdentifier ?? "",
       status: putStatus(r.status),
     })),
@@ -220,7 +236,7 @@ export const codecs = {
   elect: {
     request: {
       decode: (wire: unknown): t.ElectRequest => electRequest.parse(wire),
-      encode: (r: t.ElectRequest): Wire => ({ ...r }),
+      encode: (r: t.ElectRequest): Wire => ({ ...r, ruleset: putRuleset(r.ruleset) }),
     },
     reply: reply<t.Elected>(z.object({ position }), (r) => ({ position: putPosition(r.position) })),
   },
@@ -238,9 +254,10 @@ export const codecs = {
     reply: reply<t.Followed>(z.object({ done: z.enum(["following", "cloning"]) }), (r) => ({ ...r })),
   },
   changeRuleset: {
-    request: plain<t.ChangeRulesetRequest>(
-      z.object({ term: positiveTerm, rule: text.min(1), ruleset, timeoutMs: uint32 }),
-    ),
+    request: {
+      decode: (wire: unknown): t.ChangeRulesetRequest => changeRulesetRequest.parse(wire),
+      encode: (r: t.ChangeRulesetRequest): Wire => ({ ...r, ruleset: putRuleset(r.ruleset) }),
+    },
     reply: reply<t.RulesetChanged>(z.object({ lsn }), (r) => ({ lsn: putLsn(r.lsn) })),
   },
   quiesce: {

@@ -103,8 +103,12 @@ const handlers: SidecarHandlers = {
           position: { term: term(7), lsn: 5n as Lsn },
           commitLsn: null,
           ruleset: null,
-          tailRulesets: [{ version: 4, text: request.reason }],
+          tailRulesets: [
+            { version: 4, text: request.reason },
+            { version: 5, text: "later", recordedAt: { term: term(7), lsn: 4n as Lsn } },
+          ],
           systemIdentifier: "1",
+          inRecovery: false,
           status,
         },
   fetch: async (request) => ({ ok: true, position: request.target }),
@@ -156,7 +160,11 @@ t.test("every method carries its values there and back", async (t) => {
     position: { term: term(7), lsn: 5n },
     commitLsn: null,
     ruleset: null,
-    tailRulesets: [{ version: 4, text: "r" }],
+    tailRulesets: [
+      { version: 4, text: "r" },
+      { version: 5, text: "later", recordedAt: { term: 7, lsn: 4n } },
+    ],
+    inRecovery: false,
     systemIdentifier: "1",
     status,
   });

@@ -32,7 +32,8 @@ export async function sendCommand(
       if (!answer.ok) return { result: answer };
       const { position, commitLsn, ruleset, tailRulesets, status } = answer.value;
       if (position === null) return { result: unknownEnd, status };
-      const report = { position, commitLsn: commitLsn ?? noLsn, ruleset, tailRulesets };
+      const { inRecovery } = status;
+      const report = { position, commitLsn: commitLsn ?? noLsn, ruleset, tailRulesets, inRecovery };
       return { result: { ok: true, report }, status };
     }
     case "follow": {

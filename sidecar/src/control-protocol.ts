@@ -28,7 +28,13 @@ const maybeNode = z
   .nullish()
   .transform((text): NodeId | null => (typeof text === "string" && isNodeId(text) ? text : null));
 const position = z.object({ term: termSchema, lsn: lsnSchema });
-const ruleset = z.object({ version: count, text: z.string() });
+/** With term and end of its record, where the extension tells them. */
+const ruleset = z
+  .object({ version: count, text: z.string(), term: termSchema.nullish(), lsn: maybeLsn })
+  .transform(({ version, text, term: ofTerm, lsn: end }): RulesetText => {
+    const known = typeof ofTerm === "number" && end !== null;
+    return { version, text, ...(known ? { recordedAt: { term: ofTerm, lsn: end } } : {}) };
+  });
 
 export type ControlStatus = {
   readonly node: string;

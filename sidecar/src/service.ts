@@ -34,13 +34,14 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
         (answer) => {
           if (answer.kind !== "recruited") return null;
           const status = node.status();
-          const { position, commitLsn, ruleset, tailRulesets } = answer.report;
+          const { position, commitLsn, ruleset, tailRulesets, inRecovery = true } = answer.report;
           return {
             position,
             commitLsn: commitLsn === 0n ? null : commitLsn,
             ruleset,
             tailRulesets,
             systemIdentifier: status.systemIdentifier,
+            inRecovery,
             status,
           };
         },

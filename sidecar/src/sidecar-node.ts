@@ -102,6 +102,7 @@ export class SidecarNode {
   #attaching: ControlConnection | null = null;
   #clone: Clone | null = null;
   #systemIdentifier: string | null = null;
+  #quiesceTimer: NodeJS.Timeout | undefined;
   #seq = 0;
   #nextRequest = 1;
 
@@ -255,6 +256,7 @@ export class SidecarNode {
 
   /** For the end of the sidecar. */
   async end(postgres: "stop" | "leave"): Promise<void> {
+    clearTimeout(this.#quiesceTimer);
     this.#shutdown.abort();
     if (postgres === "leave") this.supervisor.release();
     else await this.supervisor.stop("fast");
@@ -406,8 +408,25 @@ export class SidecarNode {
       result = await this.#send(connection, command, peer, limits);
       // Postgres died over it: the next one is asked the same, if that can't do more than was asked for.
     } while (!result.ok && result.code === "disconnected" && repeatable.has(command.cmd));
+    if (command.cmd === "quiesce" && result.ok) this.#boundQuiesce(command);
     if (result.ok || result.code !== "restart_required" || command.cmd !== "elect") return result;
     return await this.#restartCandidate(command, peer, limits);
+  }
+
+  /** Whoever asked for the quiet may be gone: it ends by itself when his time is over. */
+  #boundQuiesce({ on, timeoutMs }: CoreCommand & { cmd: "quiesce" }): void {
+    clearTimeout(this.#quiesceTimer);
+    if (!on) return;
+    this.#quiesceTimer = setTimeout(() => {
+      const { connection } = this.supervisor;
+      if (connection === null) return;
+      this.logger.warn(
+        { timeoutMs },
+        "whoever quiesced this leader never came back: it admits clients again",
+      );
+      const off = { cmd: "quiesce", on: false, timeoutMs } as const;
+      void this.#send(connection, off, undefined, { timeoutMs: adoptTimeoutMs });
+    }, timeoutMs);
   }
 
   /** A leader that was recruited is to lead again: it must first become a follower, with the log that it reported. */

@@ -14,6 +14,7 @@ export type FakeState = {
   leader: string | null;
   ruleset: { version: number; text: string } | null;
   rule: string | null;
+  quiesced: boolean;
 };
 
 export type FakeRequest = { readonly id: number; readonly cmd: string } & Record<string, unknown>;
@@ -41,6 +42,7 @@ export class FakeControl {
       leader: null,
       ruleset: null,
       rule: null,
+      quiesced: false,
       ...state,
     };
     this.server = createServer((socket) => this.#serve(socket));
@@ -69,7 +71,6 @@ export class FakeControl {
       joint: [],
       receiver: null,
       followers: [],
-      quiesced: false,
       waiting: 0,
     };
   }
@@ -153,8 +154,10 @@ export class FakeControl {
       }
       case "fetch":
         return { ok: true, position: request["target"] };
-      case "ruleset":
       case "quiesce":
+        if (state.state === "leader") this.set({ quiesced: request["on"] === true });
+        return state.state === "leader" ? { ok: true, lsn: "0/3000" } : refuse("wrong_state");
+      case "ruleset":
         return state.state === "leader" ? { ok: true, lsn: "0/3000" } : refuse("wrong_state");
       default:
         return refuse("bad_request");

@@ -119,6 +119,14 @@ t.test("a killed sidecar leaves Postgres alone; the next one adopts it and hears
   await sidecar.until("running again", (status) => status.state === "fenced" && status.pid !== before.pid);
 });
 
+t.test("a quiesce ends by itself when whoever asked for it is gone", async (t) => {
+  const sidecar = await leader(t);
+  await sidecar.client.quiesce({ term: term(2), on: true, timeoutMs: 1_500 });
+  t.match(await sidecar.client.getStatus(), { quiesced: true });
+  await sidecar.until("admitting clients again", (status) => !status.quiesced);
+  t.match(sidecar.output, /never came back/);
+});
+
 t.test("recruited while Postgres is down: it is started first", async (t) => {
   const sidecar = await leader(t);
   const { pid } = await sidecar.client.getStatus();
@@ -126,6 +134,7 @@ t.test("recruited while Postgres is down: it is started first", async (t) => {
   t.match(await sidecar.client.recruit({ term: term(3), coordinator: o2, reason: "leader died" }), {
     ok: true,
     position: { term: 2, lsn: 0x2000n },
+    inRecovery: true,
     status: { state: "fenced", fenceTerm: 3 },
   });
 });

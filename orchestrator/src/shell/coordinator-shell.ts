@@ -15,8 +15,8 @@ import {
   noLsn,
   type Outcome,
   parseRuleset,
+  type RecordedRuleset,
   type Report,
-  type Ruleset,
   stepCoordinator,
   type Term,
 } from "@quorate/consensus";
@@ -233,9 +233,9 @@ function refusalOf({ code, message, promisedTerm }: Refusal): {
 }
 
 /** A ruleset that can't be read must not be taken for none: it could name nodes that would have to be asked. */
-export function readRuleset({ version, text }: RulesetText): Ruleset {
+export function readRuleset({ version, text, recordedAt }: RulesetText): RecordedRuleset {
   const parsed = parseRuleset(text);
-  if (parsed.ok) return parsed.ruleset;
+  if (parsed.ok) return recordedAt === undefined ? parsed.ruleset : { ...parsed.ruleset, recordedAt };
   throw new Error(
     `ruleset ${version} can't be read: ${parsed.refusals.map((each) => each.message).join("; ")}`,
   );
@@ -248,5 +248,6 @@ export function reportOf(node: NodeId, reply: Recruited): Report {
     commitLsn: reply.commitLsn ?? noLsn,
     ruleset: reply.ruleset === null ? null : readRuleset(reply.ruleset),
     tailRulesets: reply.tailRulesets.map(readRuleset),
+    inRecovery: reply.inRecovery,
   };
 }
