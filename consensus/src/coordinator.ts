@@ -18,7 +18,14 @@ import {
   type Plan,
   type TimerName,
 } from "./coordinator-types.ts";
-import { explainShortage, furtherNodes, judge, type Shortage, type Verdict } from "./recruitment.ts";
+import {
+  countedUnder,
+  explainShortage,
+  furtherNodes,
+  judge,
+  type Shortage,
+  type Verdict,
+} from "./recruitment.ts";
 import { formatRule } from "./rule.ts";
 import { allNodes, formatRuleset } from "./ruleset.ts";
 import {
@@ -288,7 +295,7 @@ function proceed(work: Work): void {
   );
   const { leaseWaitMs = 0 } = attempt.request;
   const leadersRecruited = rulesets.every((each) =>
-    [...each.leaders.keys()].every((id) => attempt.reports.has(id)),
+    [...each.leaders.keys()].every((id) => countedUnder(each, attempt.reports).has(id)),
   );
   if (leaseWaitMs > 0 && !leadersRecruited) {
     work.change({ phase: { kind: "leaseWait", plan } });

@@ -13,13 +13,16 @@ import {
 } from "./failure-rows.ts";
 import {
   changeProblem,
+  isLost,
   type LeaderFact,
   leaderOf,
+  type NodeView,
   type Observation,
   type Observed,
   recruitable,
 } from "./observation.ts";
 import { cohortIds } from "./ruleset.ts";
+import { formatLsn, noLsn } from "./types.ts";
 
 export interface DetectorStep {
   readonly state: DetectorState;
@@ -38,6 +41,7 @@ export function detect(
   const leader = facts.leader;
   const decisions = [first];
   if (leader !== null && first.kind !== "changeLeader" && mayBeFollowed(facts, leader, clock)) {
+    decisions.push(...aboutRules(facts, leader, clock));
     for (const observed of observation.nodes.values()) {
       if (observed.id !== leader.id && !observation.busy.has(observed.id)) {
         decisions.push(aboutNode(facts, leader, observed, clock));
@@ -45,6 +49,12 @@ export function detect(
     }
   }
   return { state: clock.state(), decisions };
+}
+
+function missingBytes(leader: LeaderFact, view: NodeView): bigint {
+  const end = leader.view.flushedLsn ?? noLsn;
+  const flushed = view.flushedLsn ?? end;
+  return end > flushed ? end - flushed : 0n;
 }
 
 function establishingSince(leader: LeaderFact, clock: Since): number {
@@ -166,6 +176,29 @@ function change({ observation, options }: Facts, row: RowName, reason: string): 
   return { kind: "changeLeader", row, reason };
 }
 
+/** A change of the cohort under way: named, and taken up when nobody goes on with it. */
+function aboutRules({ observation, options }: Facts, leader: LeaderFact, clock: Since): Decision[] {
+  const { ruleset, pending } = leader.view;
+  if (leader.standing !== "leads" || ruleset === null) {
+    return [];
+  }
+  if (pending) {
+    const reason = `ruleset ${pending.version} is in the log of ${leader.id} and not durable yet; ${ruleset.version} is in force`;
+    return [{ kind: "nothing", row: "ruleset_pending", reason }];
+  }
+  if (ruleset.intent === undefined || observation.busy.has(leader.id)) {
+    return [];
+  }
+  const row = "cohort_unfinished";
+  const wanted = ruleset.intent.nodes.map(({ id }) => id).join(", ");
+  const reason = `ruleset ${ruleset.version} is a step towards policy ${ruleset.intent.policy} on ${wanted}`;
+  const since = clock.of(`${row} ${ruleset.version} ${leader.term}`);
+  const atMs = since + options.finishHoldMs + observation.rank * options.staggerMs;
+  return observation.nowMs >= atMs
+    ? [{ kind: "repair", row, node: leader.id, action: "finish", leader: leader.id, reason }]
+    : [{ kind: "waitUntil", row, atMs, reason }];
+}
+
 function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: Since): Decision {
   const { observation } = facts;
   const { id, view } = observed;
@@ -186,10 +219,12 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
     return nothing("operator_stopped", `${id} was stopped by an operator`);
   }
   const inCohort = observation.rulesets.some((ruleset) => cohortIds(ruleset).includes(id));
+  if (isLost(view, observation.rulesets, id)) {
+    const what = view.postgres === "absent" ? "has no data" : "has other data than what counts there";
+    return repair("node_lost_data", "replace", `${id} is in the cohort but ${what}`);
+  }
   if (view.postgres === "absent") {
-    return inCohort
-      ? repair("node_lost_data", "replace", `${id} is in the cohort but has no data`)
-      : repair("node_without_data", "create", `${id} has no data`);
+    return repair("node_without_data", "create", `${id} has no data`);
   }
   if (view.postgres !== "running") {
     return nothing("node_postgres_down", `Postgres of ${id} is ${view.postgres}`);
@@ -220,8 +255,34 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
         return repair("node_not_streaming", "follow", reason, facts.options.repairHoldMs);
       }
       const asObserver = leader.view.followers.some((each) => each.node === id && !each.member);
-      return inCohort && asObserver
-        ? repair("node_not_member", "follow", `${id} streams from ${leader.id} only what is committed`)
+      if (inCohort && asObserver) {
+        return repair("node_not_member", "follow", `${id} streams from ${leader.id} only what is committed`);
+      }
+      const { stuckMs, lagBytes } = facts.options;
+      const missing = missingBytes(leader, view);
+      if (missing > 0n) {
+        // The clock runs as long as this very position is seen while the leader has more.
+        const stuck = `${id} stands still at ${formatLsn(view.flushedLsn ?? noLsn)}`;
+        const since = clock.of(`node_stuck ${stuck} ${leader.id} ${leader.term}`);
+        if (observation.nowMs >= since + stuckMs + observation.rank * facts.options.staggerMs) {
+          const reason = `${stuck}, ${missing} bytes behind ${leader.id}`;
+          return {
+            kind: "repair",
+            row: "node_stuck",
+            node: id,
+            action: "restart",
+            leader: leader.id,
+            reason,
+          };
+        }
+      }
+      const inForce = leader.view.ruleset;
+      if (inForce !== null && view.ruleset !== null && view.ruleset.version < inForce.version) {
+        const reason = `${id} has applied ruleset ${view.ruleset.version}, ${inForce.version} is in force`;
+        return repair("node_wrong_ruleset", "restart", reason, stuckMs);
+      }
+      return missing > BigInt(lagBytes)
+        ? nothing("node_lagging", `${id} lacks ${missing} bytes of the log of ${leader.id}`)
         : nothing("node_well", `${id} streams from ${leader.id}`);
     }
     case "fetching":

@@ -24,6 +24,12 @@ export interface DetectorOptions {
   readonly deadPromiseMs: number;
   /** A follower that doesn't stream may take so long to connect by itself. */
   readonly repairHoldMs: number;
+  /** Streams, but gets no further than so long ago, or has still not applied the ruleset in force. */
+  readonly stuckMs: number;
+  /** A node that lacks more of the log than this is named. */
+  readonly lagBytes: number;
+  /** A change of the cohort that stands still so long is taken up by whoever sees it. */
+  readonly finishHoldMs: number;
   /** Each rank waits so much longer than the one before. */
   readonly staggerMs: number;
 }
@@ -35,6 +41,9 @@ export const defaultDetectorOptions: DetectorOptions = {
   establishMs: 10_000,
   deadPromiseMs: 10_000,
   repairHoldMs: 1_000,
+  stuckMs: 15_000,
+  lagBytes: 256 * 1024 * 1024,
+  finishHoldMs: 10_000,
   staggerMs: 150,
 };
 
@@ -43,8 +52,12 @@ export type RepairAction =
   | "follow"
   /** A node outside of the cohort without data: copy it from the leader, as an observer. */
   | "create"
-  /** A cohort node that lost its data: out of the cohort, copy, into the cohort again. */
-  | "replace";
+  /** A cohort node that lost its data: out of the cohort, copy, into the cohort again (goalOfRepair, nextCohortStep). */
+  | "replace"
+  /** Restart its Postgres: its replication stands still. */
+  | "restart"
+  /** Go on with the change of the cohort that the ruleset in force was a step of (goalOfIntent, nextCohortStep). */
+  | "finish";
 
 export type Decision =
   | { readonly kind: "nothing"; readonly row: RowName; readonly reason: string }
@@ -90,7 +103,9 @@ export interface Row {
     | "change the leader"
     | "repair: follow"
     | "repair: create"
-    | "repair: replace";
+    | "repair: replace"
+    | "repair: restart"
+    | "repair: finish";
   readonly patience: string;
 }
 
@@ -106,6 +121,8 @@ export type RowName =
   | "dead_promise"
   | "change_impossible"
   | "leader_well"
+  | "ruleset_pending"
+  | "cohort_unfinished"
   | "operator_stopped"
   | "node_out_of_reach"
   | "node_lost_data"
@@ -116,6 +133,9 @@ export type RowName =
   | "node_wrong_leader"
   | "node_not_streaming"
   | "node_not_member"
+  | "node_stuck"
+  | "node_wrong_ruleset"
+  | "node_lagging"
   | "node_well";
 
 export interface LeaderRow extends Row {
@@ -303,6 +323,18 @@ const otherRows: readonly Row[] = [
   },
   { name: "leader_well", situation: "the leader leads", decision: "nothing", patience: "" },
   {
+    name: "ruleset_pending",
+    situation: "the leader's newest ruleset record is not durable yet under the old and the new rules",
+    decision: "nothing",
+    patience: "",
+  },
+  {
+    name: "cohort_unfinished",
+    situation: "the ruleset in force is a step on the way to another one, and nobody goes on",
+    decision: "repair: finish",
+    patience: "finishHoldMs",
+  },
+  {
     name: "operator_stopped",
     situation: "an operator stopped this Postgres",
     decision: "nothing",
@@ -316,7 +348,8 @@ const otherRows: readonly Row[] = [
   },
   {
     name: "node_lost_data",
-    situation: "a cohort node has no data: it can't know what it acknowledged and promised",
+    situation:
+      "a cohort node has no data, or data of a later life than the ruleset counts: it can't know what it acknowledged and promised",
     decision: "repair: replace",
     patience: "none",
   },
@@ -362,6 +395,24 @@ const otherRows: readonly Row[] = [
       "a cohort node streams as an observer: it gets only what is committed, and can't help to commit it",
     decision: "repair: follow",
     patience: "none",
+  },
+  {
+    name: "node_stuck",
+    situation: "a node streams, and gets no further although the leader has more",
+    decision: "repair: restart",
+    patience: "stuckMs",
+  },
+  {
+    name: "node_wrong_ruleset",
+    situation: "a node streams, and has not applied the ruleset that is in force on the leader",
+    decision: "repair: restart",
+    patience: "stuckMs",
+  },
+  {
+    name: "node_lagging",
+    situation: "a node, perhaps an observer, streams and lacks more of the log than lagBytes",
+    decision: "nothing",
+    patience: "",
   },
   { name: "node_well", situation: "a node streams from the leader", decision: "nothing", patience: "" },
 ];

@@ -1,5 +1,6 @@
 // The consensus core: pure values and functions. No I/O, no clock, no randomness; shells perform the effects.
 
+export * from "./cohort-change.ts";
 export * from "./coordinator.ts";
 export * from "./coordinator-types.ts";
 export * from "./detector.ts";
@@ -7,6 +8,7 @@ export * from "./explain.ts";
 export * from "./failure-rows.ts";
 export * from "./failure-table-text.ts";
 export * from "./node.ts";
+export * from "./node-types.ts";
 export * from "./observation.ts";
 export * from "./planned-change.ts";
 export * from "./policy.ts";

@@ -2,205 +2,41 @@
 // The order is always: promise on disk, then fence Postgres, then report. The promise is all that a node must
 // remember; a Postgres that has just been started has no grant and acknowledges nothing.
 
-import {
-  assert,
-  assertNever,
-  type CoordinatorId,
-  type Lsn,
-  type NodeId,
-  noTerm,
-  type Position,
-  type Term,
-} from "./types.ts";
-
-export interface Promised {
-  readonly term: Term;
-  readonly coordinator: CoordinatorId;
-}
-
-export interface RulesetText {
-  readonly version: number;
-  readonly text: string;
-  /** In reports: term and end of its record in the log. */
-  readonly recordedAt?: Position;
-}
-
-/** As NodeStatus.postgres in proto/quorate.proto. */
-export type PostgresState =
-  | "absent"
-  | "stopped"
-  | "crashed"
-  | "starting"
-  | "running"
-  | "cloning"
-  | "stopping"
-  | "failed";
-
-export type NodeRequest =
-  | {
-      readonly kind: "recruit";
-      readonly term: Term;
-      readonly coordinator: CoordinatorId;
-      readonly reason: string;
-    }
-  | {
-      readonly kind: "fetch";
-      readonly term: Term;
-      readonly coordinator: CoordinatorId;
-      readonly from: NodeId;
-      readonly target: Position;
-    }
-  | {
-      readonly kind: "elect";
-      readonly term: Term;
-      readonly coordinator: CoordinatorId;
-      readonly rule: string;
-      readonly joint: readonly string[];
-      readonly ruleset: RulesetText;
-    }
-  | {
-      readonly kind: "follow";
-      readonly term: Term;
-      readonly coordinator: CoordinatorId;
-      readonly leader: NodeId;
-      readonly member: boolean;
-    }
-  | {
-      readonly kind: "changeRuleset";
-      readonly term: Term;
-      readonly rule: string;
-      readonly ruleset: RulesetText;
-      readonly timeoutMs: number;
-    }
-  | { readonly kind: "quiesce"; readonly term: Term; readonly on: boolean; readonly timeoutMs: number };
-
-/** One command of docs/control-socket.md; the shell adds the conninfo of `leader` and `from`. */
-export type ControlCommand =
-  | { readonly cmd: "fence"; readonly term: Term }
-  | { readonly cmd: "follow"; readonly term: Term; readonly leader: NodeId; readonly member: boolean }
-  | { readonly cmd: "fetch"; readonly term: Term; readonly from: NodeId; readonly target: Position }
-  | {
-      readonly cmd: "elect";
-      readonly term: Term;
-      readonly rule: string;
-      readonly joint: readonly string[];
-      readonly ruleset: RulesetText;
-    }
-  | {
-      readonly cmd: "ruleset";
-      readonly term: Term;
-      readonly rule: string;
-      readonly ruleset: RulesetText;
-      readonly timeoutMs: number;
-    }
-  | { readonly cmd: "quiesce"; readonly on: boolean; readonly timeoutMs: number };
-
-export interface FenceReport {
-  readonly position: Position;
-  readonly commitLsn: Lsn;
-  readonly ruleset: RulesetText | null;
-  readonly tailRulesets: readonly RulesetText[];
-  /** False on an ex-leader that would have to restart before it could lead or follow. Absent: true. */
-  readonly inRecovery?: boolean;
-}
-
-export type ControlResult =
-  | { readonly ok: true; readonly report?: FenceReport; readonly position?: Position; readonly lsn?: Lsn }
-  | { readonly ok: false; readonly code: string; readonly message: string };
-
-export type NodeRefusalCode =
-  | "stale_term"
-  | "promised_to_another"
-  | "not_recruited"
-  | "already_elected"
-  | "superseded"
-  | "no_data"
-  | "postgres_down"
-  | "wrong_state"
-  | "persist_failed"
-  | "postgres";
-
-export interface NodeRefusal {
-  readonly code: NodeRefusalCode;
-  readonly message: string;
-  /** Of docs/control-socket.md, when Postgres refused. */
-  readonly controlCode?: string;
-  readonly promised: Promised | null;
-}
-
-export type NodeAnswer =
-  | { readonly kind: "recruited"; readonly report: FenceReport }
-  | { readonly kind: "position"; readonly position: Position }
-  | { readonly kind: "done"; readonly lsn?: Lsn }
-  | { readonly kind: "refused"; readonly refusal: NodeRefusal };
-
-export type NodeEvent =
-  | { readonly kind: "request"; readonly requestId: string; readonly request: NodeRequest }
-  | {
-      readonly kind: "persisted";
-      readonly requestId: string;
-      readonly ok: boolean;
-      readonly message?: string;
-    }
-  | { readonly kind: "controlled"; readonly requestId: string; readonly result: ControlResult }
-  /** Postgres was restarted as a fenced follower, or cloned and started, as an effect asked for. */
-  | { readonly kind: "prepared"; readonly requestId: string; readonly ok: boolean; readonly message?: string }
-  /** The control socket answers (again): Postgres was started, or the sidecar adopted a running one. */
-  | {
-      readonly kind: "attached";
-      readonly fenceTerm: Term;
-      /** The term that it is a candidate of or leads, as its status says; 0 when it does neither. */
-      readonly leadsTerm: Term;
-    }
-  | { readonly kind: "postgres"; readonly state: PostgresState };
-
-export type NodeEffect =
-  /** Write and fsync (file and directory), then 'persisted'. The shell keeps the order of these effects. */
-  | { readonly kind: "persist"; readonly requestId: string; readonly promise: Promised }
-  | { readonly kind: "control"; readonly requestId: string; readonly command: ControlCommand }
-  /** Stop Postgres at once and start it as a fenced follower, then 'prepared'. */
-  | { readonly kind: "restartFenced"; readonly requestId: string }
-  /** Copy a data directory from that node and start it as a fenced follower, then 'prepared'. */
-  | { readonly kind: "clone"; readonly requestId: string; readonly from: NodeId }
-  | { readonly kind: "reply"; readonly requestId: string; readonly answer: NodeAnswer };
-
-type Stage = "persisting" | "controlling" | "preparing";
-
-interface Operation {
-  readonly request: NodeRequest;
-  readonly stage: Stage;
-  /** A follow that has already restarted or cloned once doesn't do so again. */
-  readonly prepared: boolean;
-}
-
-export interface NodeState {
-  readonly id: NodeId;
-  /** Obeyed from the moment it was decided, even before it is on disk. */
-  readonly promise: Promised | null;
-  /** What the disk is known to hold; only this is ever reported. */
-  readonly durable: Promised | null;
-  /** The term whose coordinator got a report that still holds: Postgres was not started anew since. */
-  readonly recruitedTerm: Term;
-  /** The last term in which this node was told to lead: never told twice. */
-  readonly electedTerm: Term;
-  readonly postgres: PostgresState;
-  readonly operations: ReadonlyMap<string, Operation>;
-}
-
-export interface NodeStep {
-  readonly state: NodeState;
-  readonly effects: readonly NodeEffect[];
-}
+import type {
+  ControlCommand,
+  ControlResult,
+  FenceReport,
+  NodeAnswer,
+  NodeEvent,
+  NodeRefusal,
+  NodeRefusalCode,
+  NodeRequest,
+  NodeState,
+  NodeStep,
+  PostgresState,
+  Promised,
+  Stage,
+} from "./node-types.ts";
+import { countsUnder } from "./ruleset.ts";
+import { assert, assertNever, comparePositions, type NodeId, noTerm, type Term } from "./types.ts";
 
 /** `stored` is what the disk holds when the sidecar starts. */
-export function initialNode(id: NodeId, stored: Promised | null, postgres: PostgresState): NodeState {
+export function initialNode(
+  id: NodeId,
+  stored: Promised | null,
+  postgres: PostgresState,
+  incarnation: string | null = null,
+): NodeState {
   return {
     id,
     promise: stored,
     durable: stored,
     recruitedTerm: noTerm,
+    reported: null,
     electedTerm: noTerm,
     postgres,
+    incarnation,
+    ruleset: null,
     operations: new Map(),
   };
 }
@@ -217,7 +53,14 @@ export function stepNode(state: NodeState, event: NodeEvent): NodeStep {
     case "controlled":
       return onControlled(state, event.requestId, event.result);
     case "prepared":
-      return onPrepared(state, event.requestId, event.ok, event.message ?? "could not start Postgres");
+      return onPrepared(
+        event.incarnation === undefined ? state : { ...state, incarnation: event.incarnation },
+        event.requestId,
+        event.ok,
+        event.message ?? "could not start Postgres",
+      );
+    case "applied":
+      return { state: { ...state, ruleset: event.ruleset }, effects: [] };
     case "attached":
       return onAttached(state, event.fenceTerm, event.leadsTerm);
     case "postgres":
@@ -275,7 +118,10 @@ export function refusalFor(state: NodeState, request: NodeRequest): NodeRefusal 
           `${state.id} was not recruited by ${request.coordinator} for term ${request.term}`,
         );
       }
-      if (request.kind === "elect" && state.electedTerm >= request.term) {
+      if (
+        request.kind === "elect" &&
+        (state.electedTerm >= request.term || (state.reported?.term ?? noTerm) >= request.term)
+      ) {
         return refuse("already_elected", `${state.id} was already told to begin term ${request.term}`);
       }
       return null;
@@ -368,10 +214,15 @@ function act(state: NodeState, requestId: string, request: NodeRequest, prepared
     electedTerm,
     operations: withOperation(state, requestId, request, "controlling", prepared),
   };
-  return { state: next, effects: [{ kind: "control", requestId, command: commandFor(request) }] };
+  return { state: next, effects: [{ kind: "control", requestId, command: commandFor(state, request) }] };
 }
 
-function commandFor(request: NodeRequest): ControlCommand {
+/** Its own ruleset names an earlier life of this node: until the cohort has let that go, nothing from here may count. */
+function isReplacement({ id, incarnation, ruleset }: NodeState): boolean {
+  return ruleset !== null && !countsUnder(ruleset, id, incarnation);
+}
+
+function commandFor(state: NodeState, request: NodeRequest): ControlCommand {
   switch (request.kind) {
     case "recruit":
       return { cmd: "fence", term: request.term };
@@ -386,7 +237,12 @@ function commandFor(request: NodeRequest): ControlCommand {
         ruleset: request.ruleset,
       };
     case "follow":
-      return { cmd: "follow", term: request.term, leader: request.leader, member: request.member };
+      return {
+        cmd: "follow",
+        term: request.term,
+        leader: request.leader,
+        member: request.member && !isReplacement(state),
+      };
     case "changeRuleset":
       return {
         cmd: "ruleset",
@@ -417,18 +273,16 @@ function onPersisted(state: NodeState, requestId: string, ok: boolean, message: 
     return refuse(state, requestId, "persist_failed", message);
   }
   if (superseded(state, request)) {
-    return refuse(
-      state,
-      requestId,
-      "superseded",
-      `${state.id} has since promised term ${state.promise?.term}`,
-    );
+    return refuse(state, requestId, "superseded", supersededBy(state));
   }
   return act({ ...state, durable: state.promise }, requestId, request, operation.prepared);
 }
 
 function onControlled(state: NodeState, requestId: string, result: ControlResult): NodeStep {
   const operation = state.operations.get(requestId);
+  if (operation?.stage === "rechecking") {
+    return onRechecked(state, requestId, operation.request, result);
+  }
   if (operation === undefined || operation.stage !== "controlling") {
     return { state, effects: [] };
   }
@@ -442,20 +296,15 @@ function onControlled(state: NodeState, requestId: string, result: ControlResult
     return refuse(state, requestId, "postgres", result.message, result.code);
   }
   if (superseded(state, request)) {
-    return refuse(
-      state,
-      requestId,
-      "superseded",
-      `${state.id} has since promised term ${state.promise?.term}`,
-    );
+    return refuse(state, requestId, "superseded", supersededBy(state));
   }
   switch (request.kind) {
     case "recruit":
       assert(result.report !== undefined, "a fence is answered with a report");
       assert(samePromise(state.durable, request), "nothing is reported before the promise is durable");
-      return finish({ ...state, recruitedTerm: request.term }, requestId, {
+      return finish({ ...state, recruitedTerm: request.term, reported: result.report.position }, requestId, {
         kind: "recruited",
-        report: result.report,
+        report: signed(state, result.report),
       });
     case "fetch":
     case "elect":
@@ -473,6 +322,35 @@ function onControlled(state: NodeState, requestId: string, result: ControlResult
   }
 }
 
+function signed({ incarnation }: NodeState, report: FenceReport): FenceReport {
+  return incarnation === null ? report : { ...report, incarnation };
+}
+
+/** The candidate restarted: only if it still holds what it reported may it go on. */
+function onRechecked(
+  state: NodeState,
+  requestId: string,
+  request: NodeRequest,
+  result: ControlResult,
+): NodeStep {
+  if (!result.ok) {
+    return refuse(state, requestId, "postgres", result.message, result.code);
+  }
+  if (superseded(state, request)) {
+    return refuse(state, requestId, "superseded", supersededBy(state));
+  }
+  assert(result.report !== undefined, "a fence is answered with a report");
+  if (state.reported === null || comparePositions(result.report.position, state.reported) < 0) {
+    const message = `the log of ${state.id} is no longer what was reported to the coordinator`;
+    return refuse(state, requestId, "wrong_state", message);
+  }
+  return act({ ...state, recruitedTerm: request.term }, requestId, request, true);
+}
+
+function supersededBy({ id, promise }: NodeState): string {
+  return `${id} has since promised term ${promise?.term}`;
+}
+
 function onPrepared(state: NodeState, requestId: string, ok: boolean, message: string): NodeStep {
   const operation = state.operations.get(requestId);
   if (operation === undefined || operation.stage !== "preparing") {
@@ -482,14 +360,15 @@ function onPrepared(state: NodeState, requestId: string, ok: boolean, message: s
     return refuse(state, requestId, "postgres_down", message);
   }
   if (superseded(state, operation.request)) {
-    return refuse(
-      state,
-      requestId,
-      "superseded",
-      `${state.id} has since promised term ${state.promise?.term}`,
-    );
+    return refuse(state, requestId, "superseded", supersededBy(state));
   }
-  return act(state, requestId, operation.request, true);
+  const { request } = operation;
+  if (request.kind === "elect" || request.kind === "fetch") {
+    const next = { ...state, operations: withOperation(state, requestId, request, "rechecking", true) };
+    const command: ControlCommand = { cmd: "fence", term: request.term };
+    return { state: next, effects: [{ kind: "control", requestId, command }] };
+  }
+  return act(state, requestId, request, true);
 }
 
 /** A sidecar that died between the promise and the fence left Postgres with an older grant: withdraw it now. */

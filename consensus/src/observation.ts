@@ -1,9 +1,9 @@
 // What an orchestrator sees of the nodes, and the facts that follow from it. Ages and times are data.
 
-import type { PostgresState } from "./node.ts";
+import type { PostgresState } from "./node-types.ts";
 import { canBlock, canFulfil, type NodeSet, type Rule } from "./rule.ts";
-import { cohortIds, type Ruleset } from "./ruleset.ts";
-import { compareIds, type NodeId, noTerm, type Term, term } from "./types.ts";
+import { cohortIds, countsUnder, memberOf, type Ruleset } from "./ruleset.ts";
+import { compareIds, type Lsn, type NodeId, noTerm, type Term, term } from "./types.ts";
 
 /** The extension's state (docs/control-socket.md); empty while Postgres doesn't run. */
 export type ExtensionState =
@@ -37,8 +37,15 @@ export interface NodeView {
     readonly member: boolean;
     readonly timeline: Term;
     readonly replyAgeMs: number;
+    readonly flushedLsn?: Lsn | null;
   }[];
   readonly ruleset: Ruleset | null;
+  /** On a leader: a ruleset whose record is in the log and not durable under the old and the new rules yet. */
+  readonly pending?: Ruleset | null;
+  /** Which life of the node this is; a cohort entry of another one doesn't mean it. */
+  readonly incarnation?: string | null;
+  /** End of the log on this node's disk. */
+  readonly flushedLsn?: Lsn | null;
   /** Led `term` until its Postgres stopped or crashed. */
   readonly wasLeader: boolean;
   readonly operatorStopped: boolean;
@@ -103,6 +110,19 @@ export function leaderOf(observation: Observation): LeaderFact | null {
     }
   }
   return best;
+}
+
+/** A cohort node without data, or with data of a later life than the ruleset counts: it forgot what it acknowledged. */
+export function isLost(view: NodeView, rulesets: readonly Ruleset[], id: NodeId): boolean {
+  const counting = rulesets.filter((ruleset) => memberOf(ruleset, id) !== undefined);
+  if (counting.length === 0) {
+    return false;
+  }
+  return (
+    view.postgres === "absent" ||
+    (view.incarnation !== undefined &&
+      counting.some((ruleset) => !countsUnder(ruleset, id, view.incarnation)))
+  );
 }
 
 /** Connected, with a Postgres that answers on its control socket. */

@@ -2,10 +2,11 @@
 // pure functions of the nodes. Loading a user's module is a shell's work; everything else about it is here.
 
 import { all, any, atLeast, maxRuleDepth, maxRuleSize, node, parseRule, type Rule } from "./rule.ts";
-import { type CohortNode, checkRuleset, formatRuleset, type Ruleset } from "./ruleset.ts";
+import { type CohortNode, checkRuleset, formatRuleset, type Json, type Ruleset } from "./ruleset.ts";
 import { compareIds, type NodeId } from "./types.ts";
 
 export type PolicyOptions = Readonly<Record<string, unknown>>;
+type JsonOptions = { readonly [key: string]: Json };
 
 /** What a policy says: per eligible leader a rule, as a tree or as its text. */
 export type PolicyLeaders = Readonly<Record<string, Rule | string>>;
@@ -229,7 +230,8 @@ function runPolicy(
     }
     rules.set(id as NodeId, parsed.rule);
   }
-  return { ok: true, ruleset: { version, name: policy.name, cohort: nodes, leaders: rules } };
+  const kept = Object.keys(options).length === 0 ? {} : { options: structuredClone(options) as JsonOptions };
+  return { ok: true, ruleset: { version, name: policy.name, cohort: nodes, leaders: rules, ...kept } };
 }
 
 /** A user's module may return anything: the text of a rule tree, or null when it is none. */

@@ -2,7 +2,14 @@
 // candidacy (somebody among them can), discovery (the newest log), and the choice of the candidate.
 
 import { canBlock, canFulfil, formatRule, type Rule, ruleNodes } from "./rule.ts";
-import { allNodes, type CohortNode, distinctRulesets, eligibleLeaders, type Ruleset } from "./ruleset.ts";
+import {
+  allNodes,
+  type CohortNode,
+  countsUnder,
+  distinctRulesets,
+  eligibleLeaders,
+  type Ruleset,
+} from "./ruleset.ts";
 import {
   assert,
   compareIds,
@@ -24,6 +31,8 @@ export interface Report {
   readonly tailRulesets: readonly RecordedRuleset[];
   /** False on an ex-leader that would have to restart before it could lead. Absent: true. */
   readonly inRecovery?: boolean;
+  /** Which life of the node reports; a ruleset that names another one doesn't count it. */
+  readonly incarnation?: string;
 }
 
 /** `recordedAt`: term and end of its record, as far as the node tells. */
@@ -53,7 +62,7 @@ export type Shortage =
 export interface CandidateShortage {
   readonly node: NodeId;
   readonly version: number;
-  readonly why: "not_recruited" | "not_eligible" | "too_few";
+  readonly why: "not_recruited" | "replaced" | "not_eligible" | "too_few";
   readonly missing: readonly NodeId[];
 }
 
@@ -134,17 +143,29 @@ export function judge({ reports, newRuleset, wish = {} }: JudgeInput): Verdict {
   if (rulesets.length === 0) {
     return { ok: false, rulesets, newest, shortages: [{ kind: "no_ruleset" }] };
   }
-  const recruited = new Set(reports.keys());
-  const shortages: Shortage[] = rulesets.flatMap((ruleset) => revocationShortages(ruleset, recruited));
+  const shortages: Shortage[] = rulesets.flatMap((ruleset) =>
+    revocationShortages(ruleset, countedUnder(ruleset, reports)),
+  );
   const candidates = rankCandidates(rulesets, reports, wish);
   const candidate = candidates[0];
   if (candidate === undefined) {
-    shortages.push({ kind: "candidacy", candidates: candidateShortages(rulesets, recruited, wish) });
+    shortages.push({ kind: "candidacy", candidates: candidateShortages(rulesets, reports, wish) });
   }
   if (shortages.length > 0 || candidate === undefined) {
     return { ok: false, rulesets, newest, shortages };
   }
   return { ok: true, rulesets, newest, candidate };
+}
+
+/** The recruited nodes that count under the ruleset: not a node that has lost its disk since, or that replaces one. */
+export function countedUnder(ruleset: Ruleset, reports: Reports): Set<NodeId> {
+  const counted = new Set<NodeId>();
+  for (const report of reports.values()) {
+    if (countsUnder(ruleset, report.node, report.incarnation)) {
+      counted.add(report.node);
+    }
+  }
+  return counted;
 }
 
 /** Revoked: every eligible leader is recruited itself, or can't fulfil its rule without a recruited node. */
@@ -165,15 +186,17 @@ function revocationShortages(ruleset: Ruleset, recruited: ReadonlySet<NodeId>): 
 function candidacyProblem(
   id: NodeId,
   rulesets: readonly Ruleset[],
-  recruited: ReadonlySet<NodeId>,
+  reports: Reports,
 ): CandidateShortage | null {
   for (const ruleset of rulesets) {
+    const recruited = countedUnder(ruleset, reports);
     const rule = ruleset.leaders.get(id);
     if (rule === undefined) {
       return { node: id, version: ruleset.version, why: "not_eligible", missing: [] };
     }
     if (!recruited.has(id)) {
-      return { node: id, version: ruleset.version, why: "not_recruited", missing: [id] };
+      const why = reports.has(id) ? "replaced" : "not_recruited";
+      return { node: id, version: ruleset.version, why, missing: [id] };
     }
     if (!canFulfil(rule, recruited)) {
       const missing = ruleNodes(rule).filter((other) => !recruited.has(other));
@@ -185,12 +208,12 @@ function candidacyProblem(
 
 function candidateShortages(
   rulesets: readonly Ruleset[],
-  recruited: ReadonlySet<NodeId>,
+  reports: Reports,
   wish: CandidateWish,
 ): CandidateShortage[] {
   const wanted = wish.only === undefined ? allNodes(rulesets) : [wish.only];
   return wanted
-    .map((id) => candidacyProblem(id, rulesets, recruited))
+    .map((id) => candidacyProblem(id, rulesets, reports))
     .filter((problem) => problem !== null)
     .filter((problem) => wish.only !== undefined || problem.why !== "not_eligible");
 }
@@ -201,7 +224,6 @@ export function rankCandidates(
   reports: Reports,
   wish: CandidateWish,
 ): Report[] {
-  const recruited = new Set(reports.keys());
   const places = new Map<NodeId, CohortNode>();
   for (const ruleset of rulesets) {
     for (const member of ruleset.cohort) {
@@ -214,7 +236,7 @@ export function rankCandidates(
   const priority = (report: Report) => places.get(report.node)?.priority ?? 0;
   return [...reports.values()]
     .filter((report) => wish.only === undefined || report.node === wish.only)
-    .filter((report) => candidacyProblem(report.node, rulesets, recruited) === null)
+    .filter((report) => candidacyProblem(report.node, rulesets, reports) === null)
     .sort(
       (a, b) =>
         ready(b) - ready(a) ||
@@ -260,6 +282,8 @@ function explainCandidate(shortage: CandidateShortage): string {
   switch (shortage.why) {
     case "not_recruited":
       return `${shortage.node} is not recruited`;
+    case "replaced":
+      return `${shortage.node} is another incarnation than ruleset ${shortage.version} counts: it lost its disk`;
     case "not_eligible":
       return `${shortage.node} may not lead under ruleset ${shortage.version}`;
     case "too_few":

@@ -13,7 +13,25 @@ export interface CohortNode {
   readonly region: string;
   /** Higher is preferred among equally advanced candidates. */
   readonly priority?: number;
+  /**
+   * Which life of this node counts: a node that lost its disk comes back as another incarnation, and neither the old
+   * one's reports nor the new one's acknowledgements count where the other is named. Absent: not distinguished.
+   */
+  readonly incarnation?: string;
   readonly properties?: Readonly<Record<string, Property>>;
+}
+
+/** A value of JSON: what can travel in a ruleset. */
+export type Json = string | number | boolean | null | readonly Json[] | { readonly [key: string]: Json };
+
+/**
+ * A ruleset on the way to another one says where it leads: whoever comes along can finish the change, or undo it by
+ * asking for something else.
+ */
+export interface Intent {
+  readonly policy: string;
+  readonly options: { readonly [key: string]: Json };
+  readonly nodes: readonly CohortNode[];
 }
 
 export interface Ruleset {
@@ -22,10 +40,14 @@ export interface Ruleset {
   readonly name: string;
   readonly cohort: readonly CohortNode[];
   readonly leaders: ReadonlyMap<NodeId, Rule>;
+  /** The options that the policy was given, so that it can be applied again to other nodes. */
+  readonly options?: { readonly [key: string]: Json };
+  readonly intent?: Intent;
 }
 
 export type RulesetRefusalCode =
   | "not_json"
+  | "newer_format"
   | "bad_shape"
   | "bad_version"
   | "bad_node"
@@ -48,6 +70,9 @@ export type CheckedRuleset =
 
 /** The extension stores the text in one WAL record. */
 export const maxRulesetTextBytes = 65_536;
+
+/** Of the text. A text without one is of format 1; one of a higher format is refused rather than half understood. */
+export const rulesetFormat = 1;
 
 /** All reasons why the ruleset is not sensible; empty when it is. */
 export function checkRuleset(ruleset: Ruleset): RulesetRefusal[] {
@@ -104,8 +129,35 @@ export function formatRuleset(ruleset: Ruleset): string {
       leaders[id] = formatRule(rule);
     }
   }
-  const text = JSON.stringify({ version: ruleset.version, name: ruleset.name, cohort, leaders });
+  const { options, intent } = ruleset;
+  const text = JSON.stringify({
+    format: rulesetFormat,
+    version: ruleset.version,
+    name: ruleset.name,
+    cohort,
+    leaders,
+    ...(options === undefined || Object.keys(options).length === 0 ? {} : { options: sortedJson(options) }),
+    ...(intent === undefined ? {} : { intent: canonicalIntent(intent) }),
+  });
   return text.replace(/[\u007f-\uffff]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+function canonicalIntent({ policy, options, nodes }: Intent): Record<string, unknown> {
+  const sorted = [...nodes].sort((a, b) => compareIds(a.id, b.id)).map(canonicalNode);
+  return { policy, options: sortedJson(options), nodes: sorted };
+}
+
+function sortedJson(value: Json): Json {
+  if (Array.isArray(value)) {
+    return value.map(sortedJson);
+  }
+  if (typeof value !== "object" || value === null) {
+    return value;
+  }
+  const entries = Object.entries(value as { readonly [key: string]: Json });
+  return Object.fromEntries(
+    entries.sort(([a], [b]) => compareIds(a, b)).map(([key, each]) => [key, sortedJson(each)]),
+  );
 }
 
 function canonicalNode(member: CohortNode): Record<string, unknown> {
@@ -115,6 +167,7 @@ function canonicalNode(member: CohortNode): Record<string, unknown> {
     zone: member.zone,
     region: member.region,
     ...(member.priority === undefined ? {} : { priority: member.priority }),
+    ...(member.incarnation === undefined ? {} : { incarnation: member.incarnation }),
     ...(properties.length === 0 ? {} : { properties: Object.fromEntries(properties) }),
   };
 }
@@ -138,16 +191,15 @@ export function parseRuleset(text: string): CheckedRuleset {
   if (typeof value.version !== "number") {
     return refusedRuleset("bad_version", "a ruleset needs a version");
   }
-  const cohort: CohortNode[] = [];
-  for (const item of value.cohort) {
-    const member = readNode(item);
-    if (member === null) {
-      return refusedRuleset(
-        "bad_node",
-        `${JSON.stringify(item)} is no node: {id, zone, region, priority?, properties?}`,
-      );
-    }
-    cohort.push(member);
+  if (value.format !== undefined && value.format !== rulesetFormat) {
+    return refusedRuleset(
+      "newer_format",
+      `the ruleset is of format ${JSON.stringify(value.format)}, this program knows ${rulesetFormat}: update it`,
+    );
+  }
+  const cohort = readNodes(value.cohort);
+  if ("refused" in cohort) {
+    return refusedRuleset("bad_node", cohort.refused);
   }
   const leaders = new Map<NodeId, Rule>();
   for (const [id, ruleText] of Object.entries(value.leaders)) {
@@ -157,7 +209,19 @@ export function parseRuleset(text: string): CheckedRuleset {
     }
     leaders.set(id as NodeId, parsed.rule);
   }
-  const ruleset: Ruleset = { version: value.version, name: value.name, cohort, leaders };
+  const intent = value.intent === undefined ? undefined : readIntent(value.intent);
+  const { options } = value;
+  if (intent === null || (options !== undefined && !isRecord(options))) {
+    return refusedRuleset("bad_shape", "options is an object, intent is {policy, options, nodes: []}");
+  }
+  const ruleset: Ruleset = {
+    version: value.version,
+    name: value.name,
+    cohort: cohort.nodes,
+    leaders,
+    ...(options === undefined ? {} : { options: options as { readonly [key: string]: Json } }),
+    ...(intent === undefined ? {} : { intent }),
+  };
   const refusals = checkRuleset(ruleset);
   return refusals.length === 0 ? { ok: true, ruleset } : { ok: false, refusals };
 }
@@ -170,14 +234,39 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+function readNodes(items: readonly unknown[]): { nodes: CohortNode[] } | { refused: string } {
+  const nodes: CohortNode[] = [];
+  for (const item of items) {
+    const member = readNode(item);
+    if (member === null) {
+      return {
+        refused: `${JSON.stringify(item)} is no node: {id, zone, region, priority?, incarnation?, properties?}`,
+      };
+    }
+    nodes.push(member);
+  }
+  return { nodes };
+}
+
+function readIntent(value: unknown): Intent | null {
+  if (!isRecord(value) || typeof value.policy !== "string" || !isRecord(value.options)) {
+    return null;
+  }
+  const read = Array.isArray(value.nodes) ? readNodes(value.nodes) : { refused: "no list" };
+  return "refused" in read
+    ? null
+    : { policy: value.policy, options: value.options as Intent["options"], nodes: read.nodes };
+}
+
 function readNode(item: unknown): CohortNode | null {
   if (!isRecord(item) || typeof item.id !== "string" || typeof item.zone !== "string") {
     return null;
   }
-  const { region = "", priority, properties = {} } = item;
+  const { region = "", priority, incarnation, properties = {} } = item;
   if (
     typeof region !== "string" ||
     (priority !== undefined && typeof priority !== "number") ||
+    (incarnation !== undefined && (typeof incarnation !== "string" || !isIncarnation(incarnation))) ||
     !isRecord(properties)
   ) {
     return null;
@@ -194,8 +283,25 @@ function readNode(item: unknown): CohortNode | null {
     zone: item.zone,
     region,
     ...(priority === undefined ? {} : { priority }),
+    ...(incarnation === undefined ? {} : { incarnation }),
     ...(Object.keys(plain).length === 0 ? {} : { properties: plain }),
   };
+}
+
+/** Made by the sidecar, at random, with the data directory. */
+export function isIncarnation(text: string): boolean {
+  return /^[A-Za-z0-9_-]{1,64}$/.test(text);
+}
+
+/** The node's entry, when it is in the cohort. */
+export function memberOf(ruleset: Ruleset, id: NodeId): CohortNode | undefined {
+  return ruleset.cohort.find((member) => member.id === id);
+}
+
+/** Does this life of the node count under the ruleset? An entry without an incarnation stands for any. */
+export function countsUnder(ruleset: Ruleset, id: NodeId, incarnation: string | null | undefined): boolean {
+  const named = memberOf(ruleset, id)?.incarnation;
+  return named === undefined || named === incarnation;
 }
 
 export function cohortIds(ruleset: Ruleset): NodeId[] {

@@ -9,6 +9,7 @@ import {
   findPolicy,
   initialDetector,
   type Link,
+  lsn,
   type NodeId,
   type NodeView,
   nodeId,
@@ -275,6 +276,73 @@ t.test("repairs", (t) => {
     { busy: new Set(["n3"]) },
   );
   t.equal(decide(busy).length, 2, "nobody repairs what is being repaired");
+  t.end();
+});
+
+t.test("a change of the cohort that nobody goes on with", (t) => {
+  const version2 = { ...majority(), version: 2 };
+  const pending = observation({
+    n1: { view: { ...leads, ruleset: majority(), pending: version2 } },
+    n2: {},
+    n3: {},
+  });
+  t.equal(brief(decide(pending))[1], "ruleset_pending nothing");
+  const intent = { policy: "majority", options: {}, nodes: majority().cohort };
+  const cases = { n1: { view: { ...leads, ruleset: { ...version2, intent } } }, n2: {}, n3: {} };
+  const [, waiting] = brief(decide(observation(cases)));
+  t.equal(waiting, `cohort_unfinished wait ${options.finishHoldMs}`);
+  const first = detect(initialDetector, observation(cases), options);
+  const later = { ...observation(cases), nowMs: now + options.finishHoldMs };
+  t.equal(brief(detect(first.state, later, options).decisions)[1], "cohort_unfinished finish n1");
+  t.end();
+});
+
+t.test("a follower that streams and stands still", (t) => {
+  const ahead: Partial<NodeView> = { ...leads, flushedLsn: lsn(5_000) };
+  const cases = (view: Partial<NodeView>) => observation({ n1: { view: ahead }, n2: {}, n3: { view } });
+  const after = (
+    before: Partial<NodeView>,
+    ms: number,
+    then: Partial<NodeView> = before,
+  ): string | undefined => {
+    const first = detect(initialDetector, cases(before), options);
+    const nodes = new Map([...cases(then).nodes].map(([id, each]) => [id, { ...each, viewAtMs: now + ms }]));
+    const later = { ...cases(then), nodes, nowMs: now + ms };
+    const { decisions } = detect(first.state, later, options);
+    for (const { row } of decisions) {
+      seenRows.add(row);
+    }
+    return brief(decisions)[2];
+  };
+  const behind = { flushedLsn: lsn(1_000) };
+  t.equal(after(behind, options.stuckMs - 1), "node_well nothing");
+  t.equal(after(behind, options.stuckMs), "node_stuck restart n3");
+  t.equal(after(behind, options.stuckMs, { flushedLsn: lsn(1_001) }), "node_well nothing", "it moves");
+  const version2 = { ...majority(), version: 2 };
+  const old = observation({
+    n1: { view: { ...leads, ruleset: version2 } },
+    n2: { view: { ruleset: version2 } },
+    n3: { view: { ruleset: majority() } },
+  });
+  t.equal(brief(decide(old))[2], `node_wrong_ruleset wait ${options.stuckMs}`);
+  const far = observation({
+    n1: { view: { ...leads, flushedLsn: lsn(options.lagBytes + 2_000) } },
+    n2: {},
+    n3: { view: behind },
+  });
+  t.equal(brief(decide(far))[2], "node_lagging nothing");
+  t.end();
+});
+
+t.test("a node that came back as another incarnation is lost to the cohort", (t) => {
+  const named: Ruleset = {
+    ...majority(),
+    cohort: majority().cohort.map((each) => (each.id === "n3" ? { ...each, incarnation: "first" } : each)),
+  };
+  const cases = (incarnation: string) =>
+    observation({ n1: { view: leads }, n2: {}, n3: { view: { incarnation } } }, { rulesets: [named] });
+  t.equal(brief(decide(cases("second")))[2], "node_lost_data replace n3");
+  t.equal(brief(decide(cases("first")))[2], "node_well nothing");
   t.end();
 });
 

@@ -266,9 +266,9 @@ export class Orchestrator {
     const { log, listener } = this.#options;
     if (term === undefined) return;
     this.#busy.set(node, { untilMs: neverMs, failures });
-    if (action === "replace") {
+    if (action === "replace" || action === "restart" || action === "finish") {
       // Taking it out of the cohort is a decision about safety that an operator makes for now.
-      this.#tell(`replace ${node}`, reason, `${reason}: it stays out until an operator replaces it`);
+      this.#tell(`${action} ${node}`, reason, `${reason}: it stays so until an operator acts`);
       this.#busy.set(node, { untilMs: this.#nowMs() + maxRepairPauseMs, failures });
       return;
     }

@@ -484,7 +484,7 @@ export class Machine {
         },
       };
     }
-    const { flushedLsn, ...view } = postgres.view();
+    const view = postgres.view();
     if (postgres.leading !== null) {
       this.#ledTerm = asTerm(postgres.leading.term);
     } else if (postgres.receiver !== null) {
@@ -492,7 +492,7 @@ export class Machine {
     }
     const wasLeader = postgres.leading === null && this.#ledTerm > 0;
     return {
-      flushedLsn,
+      flushedLsn: Number(view.flushedLsn),
       view: {
         ...view,
         ...common,

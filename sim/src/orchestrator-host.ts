@@ -87,6 +87,9 @@ export const simDetectorOptions: DetectorOptions = {
   establishMs: 1_500,
   deadPromiseMs: 1_500,
   repairHoldMs: 500,
+  stuckMs: 3_000,
+  lagBytes: 1_000,
+  finishHoldMs: 700,
   staggerMs: 60,
 };
 

@@ -9,8 +9,9 @@ import {
   type NodeView,
   parseRule,
   parseRuleset,
+  type Ruleset,
 } from "@quorate/consensus";
-import { countUpTo, forkOf, historyOf, lastLsn, lastTerm } from "./log.ts";
+import { countUpTo, forkOf, historyOf, type LogRecord, lastLsn, lastTerm } from "./log.ts";
 import type { StreamMessage } from "./messages.ts";
 import { PostgresQuorum } from "./postgres-quorum.ts";
 import type { Follower, Receiver } from "./postgres-types.ts";
@@ -513,9 +514,7 @@ export class Postgres extends PostgresQuorum {
     }
   }
 
-  view(): Omit<NodeView, "postgres" | "promisedTerm" | "wasLeader" | "operatorStopped"> & {
-    flushedLsn: number;
-  } {
+  view(): Omit<NodeView, "postgres" | "promisedTerm" | "wasLeader" | "operatorStopped" | "incarnation"> {
     const { receiver, leading } = this;
     const nowMs = this.host.nowMs();
     return {
@@ -538,9 +537,15 @@ export class Postgres extends PostgresQuorum {
           member: follower.member,
           timeline: asTerm(leading?.term ?? 0),
           replyAgeMs: nowMs - follower.repliedAtMs,
+          flushedLsn: lsn(follower.flushed),
         })),
       ruleset: this.appliedRuleset,
-      flushedLsn: lastLsn(this.disk.records, this.disk.flushed),
+      pending: leading?.pending?.requestId != null ? pendingRuleset(leading.pending.record) : null,
+      flushedLsn: lsn(lastLsn(this.disk.records, this.disk.flushed)),
     };
   }
+}
+
+function pendingRuleset({ body }: LogRecord): Ruleset | null {
+  return body.kind === "ruleset" ? body.ruleset : null;
 }
