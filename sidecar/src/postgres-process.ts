@@ -5,7 +5,17 @@
  * postmaster is nobody's child here: `checkDeath` is called when the control socket ends (docs/control-socket.md).
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync } from "node:fs";
+import {
+  closeSync,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  realpathSync,
+  rmSync,
+} from "node:fs";
 import { join } from "node:path";
 import { asPostgres, codeOf, isAlive, poll, processFacts, sendSignal } from "@quorate/common";
 import type { PostgresOwner } from "./environment.ts";
@@ -55,6 +65,7 @@ export class PostgresProcess {
     const { paths } = options;
     rmSync(paths.controlSocket, { force: true });
     const log = openSync(paths.postgresLog, "a", 0o640);
+    const logStart = fstatSync(log).size;
     let child: ChildProcess;
     try {
       child = spawn(
@@ -81,7 +92,9 @@ export class PostgresProcess {
         const postgres = new PostgresProcess(pid, false, options.onExit);
         child.removeListener("error", reject);
         child.once("exit", (code, signal) => {
-          postgres.#finish(signal === null ? `exit code ${code}` : `killed by ${signal}`);
+          const how = signal === null ? `exit code ${code}` : `killed by ${signal}`;
+          const why = lastWords(paths.postgresLog, logStart);
+          postgres.#finish(why === null ? how : `${how}: ${why}`);
         });
         child.unref();
         resolve(postgres);
@@ -140,6 +153,36 @@ export class PostgresProcess {
   }
 }
 
+const lastWordsBytes = 16_384;
+
+/** The newest FATAL or PANIC that this run has logged, so that the operator needn't look for it. */
+function lastWords(log: string, fromByte: number): string | null {
+  let file: number;
+  try {
+    file = openSync(log, "r");
+  } catch {
+    return null;
+  }
+  try {
+    const { size } = fstatSync(file);
+    const start = Math.max(fromByte, size - lastWordsBytes);
+    const bytes = Buffer.alloc(Math.max(0, size - start));
+    readSync(file, bytes, 0, bytes.length, start);
+    return lastComplaint(bytes.toString("utf8"));
+  } finally {
+    closeSync(file);
+  }
+}
+
+export function lastComplaint(log: string): string | null {
+  const found = [...log.matchAll(/\b(?:FATAL|PANIC): +(.+)$/gm)].map((match) => match[1]?.trim() ?? "");
+  // What every client and background process is told when the server goes down explains nothing.
+  const telling = found.filter(
+    (text) => !/terminating|shutting down|starting up|not yet accepting|recovery mode/.test(text),
+  );
+  return telling.at(-1) ?? null;
+}
+
 /** Children of a postmaster that was killed: they hold shared memory, and a walsender may still send. */
 export async function killLeftovers(data: string, timeoutMs: number): Promise<number> {
   const found = processesIn(data);
@@ -154,7 +197,7 @@ export async function killLeftovers(data: string, timeoutMs: number): Promise<nu
 }
 
 /** Every process of Postgres has the data directory as its working directory. */
-function processesIn(data: string): number[] {
+export function processesIn(data: string): number[] {
   let directory: string;
   try {
     directory = realpathSync(data);

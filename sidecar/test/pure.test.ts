@@ -7,6 +7,7 @@ import { passFileText, replicationConninfo } from "../src/conninfo.ts";
 import { type ControlStatus, controlStatusSchema } from "../src/control-protocol.ts";
 import { parseCloneProgress } from "../src/data-directory.ts";
 import { nodePaths } from "../src/paths.ts";
+import { lastComplaint } from "../src/postgres-process.ts";
 import { failedAfter, healthyAfterMs, noCrash, planRestart, settledAfterMs } from "../src/restart-planner.ts";
 import { scramVerifier } from "../src/scram.ts";
 import { pgHba, postgresArguments, quorateConf, safetySettings, withInclude } from "../src/settings.ts";
@@ -189,4 +190,15 @@ t.test("whoever else streams is no follower", async (t) => {
 t.test("a sidecar that has just started knows who led from its memory", async (t) => {
   const status = nodeStatus(parts({ control: null, phase: "stopped", pid: null, ledTerm: term(7) }));
   t.match(status, { term: 7, wasLeader: true, promisedTerm: 7, promisedTo: "o1" });
+});
+
+t.test("the reason why Postgres ended is found in what it logged", async (t) => {
+  const log = [
+    "2026-11-21 10:00:00.000 UTC [1] @ FATAL:  the database system is starting up",
+    "2026-11-21 10:00:00.000 UTC [1] @ FATAL:  recovery aborted because of insufficient parameter settings",
+    "2026-11-21 10:00:00.000 UTC [1] @ DETAIL:  max_connections = 60 is a lower setting than on the primary server",
+    "2026-11-21 10:00:00.000 UTC [1] @ FATAL:  terminating connection due to administrator command",
+  ];
+  t.equal(lastComplaint(log.join("\n")), "recovery aborted because of insufficient parameter settings");
+  t.equal(lastComplaint("LOG:  all is well\n"), null);
 });

@@ -6,6 +6,8 @@ import type { Logger } from "@quorate/common";
 export interface ChildSpec {
   readonly name: string;
   readonly args: readonly string[];
+  /** What the program is started through (nsenter, nice …); usually nothing. */
+  readonly through?: readonly string[];
   readonly logFile: string;
 }
 
@@ -46,7 +48,9 @@ export class Supervised {
   start(): void {
     const output = openSync(this.spec.logFile, "a");
     this.#startedAtMs = performance.now();
-    const child = spawn(process.execPath, this.spec.args, {
+    const { through = [], args } = this.spec;
+    const [program = process.execPath, ...rest] = [...through, process.execPath, ...args];
+    const child = spawn(program, rest, {
       stdio: ["ignore", output, output],
       detached: true, // its own session: a terminal's Ctrl-C must not reach it
       cwd: "/",
