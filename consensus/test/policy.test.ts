@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import t from "tap";
 import {
   type CohortNode,
@@ -150,6 +151,25 @@ t.test("rulesets travel as text and are checked when they arrive", (t) => {
       .slice(0, 1),
     ["empty_cohort"],
   );
+  t.end();
+});
+
+t.test("texts of rulesets", (t) => {
+  const lines = readFileSync(new URL("../testdata/rulesets.txt", import.meta.url), "utf8").split("\n");
+  let seen = 0;
+  for (const line of lines.filter((each) => each !== "" && !each.startsWith("#"))) {
+    seen += 1;
+    const [verdict, ...rest] = line.split(" ");
+    const text = rest.slice(verdict === "valid" ? 0 : 1).join(" ");
+    const [given = "", canonical = given] = text.split(" -> ");
+    const checked = parseRuleset(given);
+    if (verdict === "valid") {
+      t.equal(checked.ok && formatRuleset(checked.ruleset), canonical, given);
+    } else {
+      t.equal(!checked.ok && checked.refusals[0]?.code, rest[0], given);
+    }
+  }
+  t.ok(seen >= 15);
   t.end();
 });
 

@@ -1,4 +1,5 @@
-// Pure: what stands behind --policy, `majority` or `any-n:n=2`, becomes a policy of the core and its options.
+// What stands behind --policy becomes a policy of the core and its options: a name, `majority` or `any-n:n=2`, or the
+// path of a user's module, `./mine.ts:n=2`.
 import {
   builtInPolicies,
   type CohortNode,
@@ -9,6 +10,7 @@ import {
   type PolicyOptions,
 } from "@quorate/consensus";
 import { orchestratorErrors } from "./error-codes.ts";
+import { loadPolicy, policyPath } from "./policy-module.ts";
 
 export interface ChosenPolicy {
   readonly policy: Policy;
@@ -16,12 +18,20 @@ export interface ChosenPolicy {
 }
 
 export function parsePolicy(text: string): ChosenPolicy {
+  const module = policyPath(text);
+  if (module !== null) {
+    const options = module.options === undefined ? {} : parseOptions(module.options);
+    return { policy: loadPolicy(module.path), options };
+  }
   const colon = text.indexOf(":");
   const name = colon === -1 ? text : text.slice(0, colon);
   const policy = findPolicy(name);
   if (policy === undefined) {
     const known = builtInPolicies.map((each) => `  ${each.name}: ${each.summary}`).join("\n");
-    throw orchestratorErrors.error("bad_option", `there is no policy "${name}"; choose one of\n${known}`);
+    throw orchestratorErrors.error(
+      "bad_option",
+      `there is no policy "${name}"; give the path of a module of your own (./mine.ts), or choose one of\n${known}`,
+    );
   }
   return { policy, options: colon === -1 ? {} : parseOptions(text.slice(colon + 1)) };
 }
@@ -48,6 +58,12 @@ function parseJsonOptions(text: string): PolicyOptions {
   } catch {
     throw orchestratorErrors.error("bad_option", `the policy's options ${text} are not valid JSON`);
   }
+}
+
+/** The built-in policies, and the user's that these texts name: where a ruleset says only what its policy is called. */
+export function knownPolicies(texts: readonly string[]): Policy[] {
+  const modules = texts.filter((text) => policyPath(text) !== null).map((text) => parsePolicy(text).policy);
+  return [...builtInPolicies, ...modules];
 }
 
 /** The ruleset that puts all these nodes under the policy; refuses what the policy can't serve. */

@@ -2,9 +2,11 @@
 import { messageOf } from "@quorate/common";
 import {
   builtInPolicies,
+  type CohortNode,
   explainRuleset,
   failureTable,
   formatExplanation,
+  isNodeId,
   type Ruleset,
 } from "@quorate/consensus";
 import { type ClusterOrchestrator, clusterExists, openCluster } from "../cluster/files.ts";
@@ -37,8 +39,28 @@ async function ask({ id, zone, host, httpPort }: ClusterOrchestrator): Promise<s
   }
 }
 
+async function askJson({ id, zone, host, httpPort }: ClusterOrchestrator): Promise<unknown> {
+  try {
+    const signal = AbortSignal.timeout(askTimeoutMs);
+    const response = await fetch(`http://${host}:${httpPort}/status`, { signal });
+    const { decisions } = (await response.json()) as OrchestratorStatus;
+    return { orchestrator: id, zone, answers: true, decisions };
+  } catch (error) {
+    return { orchestrator: id, zone, answers: false, problem: messageOf(error), decisions: [] };
+  }
+}
+
+function printJson(value: unknown): void {
+  console.log(JSON.stringify(value, null, 2));
+}
+
 /** What each orchestrator decides at this moment, with its reasons; or all that it could decide. */
-export async function explain(dir: string, options: { table?: boolean }): Promise<void> {
+export async function explain(dir: string, options: { table?: boolean; json?: boolean }): Promise<void> {
+  if (options.json === true) {
+    if (options.table === true) printJson(failureTable);
+    else printJson(await Promise.all(openCluster(dir).file.orchestrators.map(askJson)));
+    return;
+  }
   if (options.table === true) {
     for (const { name, situation, decision, patience } of failureTable) {
       console.log(`${name}\n  when:     ${situation}\n  decision: ${decision}`);
@@ -50,7 +72,11 @@ export async function explain(dir: string, options: { table?: boolean }): Promis
   for (const lines of await Promise.all(orchestrators.map(ask))) console.log(lines.join("\n"));
 }
 
-export function policyList(): void {
+export function policyList(options: { json?: boolean }): void {
+  if (options.json === true) {
+    printJson(builtInPolicies.map(({ name, summary }) => ({ name, summary })));
+    return;
+  }
   for (const { name, summary } of builtInPolicies) console.log(`${name.padEnd(14)} ${summary}`);
 }
 
@@ -67,8 +93,41 @@ async function rulesetInForce(dir: string): Promise<Ruleset> {
   );
 }
 
+export interface PolicyExplainOptions extends UpOptions {
+  readonly cohort?: readonly CohortNode[];
+  readonly json?: boolean;
+}
+
+/** `n1=eu/a,n2=eu/b`: nodes with their region and zone, or with a zone alone. */
+export function parseCohort(text: string): CohortNode[] {
+  const nodes = text.split(",").map((part): CohortNode => {
+    const [id = "", place = ""] = part.split("=");
+    const [first = "", second] = place.split("/");
+    const zone = second ?? first;
+    if (!isNodeId(id) || zone === "") {
+      throw orchestratorErrors.error(
+        "bad_option",
+        `--cohort ${text}: "${part}" is no node: write id=zone or id=region/zone, like n1=eu/a,n2=eu/b,n3=us/c`,
+      );
+    }
+    return { id, zone, region: second === undefined ? "" : first };
+  });
+  const twice = nodes.find(({ id }, at) => nodes.findIndex((each) => each.id === id) !== at);
+  if (twice === undefined) return nodes;
+  throw orchestratorErrors.error("bad_option", `--cohort ${text}: ${twice.id} is named twice`);
+}
+
 /** Of a policy for some nodes: those asked for, else those of the cluster, else three in three zones. */
-function rulesetOf(dir: string, policy: string, options: UpOptions): Ruleset {
+function rulesetOf(dir: string, policy: string, options: PolicyExplainOptions): Ruleset {
+  if (options.cohort !== undefined) {
+    if (options.nodes === undefined && options.zones === undefined) {
+      return rulesetFor(policy, options.cohort, 1);
+    }
+    throw orchestratorErrors.error(
+      "bad_option",
+      "--cohort names the nodes and their zones: leave out --nodes and --zones",
+    );
+  }
   const asked = options.nodes !== undefined || options.zones !== undefined;
   const file =
     !asked && clusterExists(dir)
@@ -80,8 +139,29 @@ function rulesetOf(dir: string, policy: string, options: UpOptions): Ruleset {
 export async function policyExplain(
   dir: string,
   policy: string | undefined,
-  options: UpOptions,
+  options: PolicyExplainOptions,
 ): Promise<void> {
+  if (policy === undefined && (options.cohort ?? options.nodes ?? options.zones) !== undefined) {
+    throw orchestratorErrors.error(
+      "bad_option",
+      "--cohort, --nodes and --zones are for a policy: name one, as in quorate policy explain majority --nodes 5",
+    );
+  }
   const ruleset = policy === undefined ? await rulesetInForce(dir) : rulesetOf(dir, policy, options);
-  console.log(formatExplanation(explainRuleset(ruleset)).join("\n"));
+  const explanation = explainRuleset(ruleset);
+  if (options.json !== true) {
+    console.log(formatExplanation(explanation).join("\n"));
+    return;
+  }
+  const { leaders, failover, zones, warnings } = explanation;
+  const { name, cohort, options: given = {} } = ruleset;
+  printJson({
+    policy: name,
+    options: given,
+    cohort: cohort.map(({ id, zone, region }) => ({ id, zone, region })),
+    leaders,
+    failover,
+    zones,
+    warnings,
+  });
 }

@@ -11,6 +11,7 @@ import {
   parseNodeCount,
   parseZones,
 } from "../cluster/plan.ts";
+import { absolutePolicy } from "../policy-module.ts";
 
 /** Sets the exit code; a verb that throws ends with 1. */
 export type Exit = (code: number) => void;
@@ -71,9 +72,11 @@ function addRunning(program: Command): void {
         parseZones,
       ),
     )
-    .option(
-      "--policy <policy>",
-      `durability policy: a name, or name:option=value (default: ${defaultPolicy})`,
+    .addOption(
+      new Option(
+        "--policy <policy>",
+        `durability policy: a name, name:option=value, or the path of a module (default: ${defaultPolicy})`,
+      ).argParser((text) => absolutePolicy(text, process.cwd())),
     )
     .addOption(
       new Option("--base-port <port>", `ports count from here (default: ${defaultBasePort})`).argParser(
@@ -132,7 +135,8 @@ function addLooking(program: Command, exit: Exit): void {
 function addExplaining(program: Command): void {
   verb(program, "explain", "say what each orchestrator decides at this moment, and why", "quorate explain")
     .option("--table", "all situations that are known, and what is decided in each")
-    .action(async ({ dir, ...options }: DirOption & { table?: boolean }) => {
+    .option("--json", "for programs: one JSON array")
+    .action(async ({ dir, ...options }: DirOption & { table?: boolean; json?: boolean }) => {
       const { explain } = await import("./explain.ts");
       await explain(resolveDir(dir), options);
     });
@@ -140,22 +144,31 @@ function addExplaining(program: Command): void {
     .command("policy")
     .description("list the durability policies, or explain what one survives")
     .addHelpText("after", "\nExample:\n  $ quorate policy explain any-n:n=2 --nodes 5");
-  verb(policy, "list", "list the policies", "quorate policy list").action(async () => {
-    const { policyList } = await import("./explain.ts");
-    policyList();
-  });
+  verb(policy, "list", "list the policies", "quorate policy list")
+    .option("--json", "for programs: one JSON array")
+    .action(async ({ json }: { json?: boolean }) => {
+      const { policyList } = await import("./explain.ts");
+      policyList({ json: json === true });
+    });
   verb(
     policy,
     "explain",
     "say which failures a policy survives, and which sets of nodes stop it",
     "quorate policy explain two-zones --nodes 5 --zones a,b,c",
   )
-    .argument("[policy]", "as for up --policy; without it the ruleset in force")
+    .argument(
+      "[policy]",
+      "as for up --policy: a name or a module's path; without it the ruleset in force",
+      (text) => absolutePolicy(text, process.cwd()),
+    )
     .addOption(new Option("--nodes <count>", "for so many nodes").argParser(parseNodeCount))
     .addOption(new Option("--zones <names>", "in these zones, taken in turn").argParser(parseZones))
-    .action(async (name: string | undefined, { dir, ...options }) => {
-      const { policyExplain } = await import("./explain.ts");
-      await policyExplain(resolveDir(dir), name, options);
+    .option("--cohort <nodes>", "for these nodes, id=zone or id=region/zone: n1=eu/a,n2=eu/b,n3=us/c")
+    .option("--json", "for programs: one JSON object")
+    .action(async (name: string | undefined, { dir, cohort, ...options }) => {
+      const { parseCohort, policyExplain } = await import("./explain.ts");
+      const nodes = cohort === undefined ? {} : { cohort: parseCohort(cohort) };
+      await policyExplain(resolveDir(dir), name, { ...options, ...nodes });
     });
 }
 
