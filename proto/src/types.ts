@@ -183,4 +183,6 @@ export type NodeStatus = {
   readonly clone: Clone | null;
   /** Age of the last message from Postgres's control socket; null: it doesn't answer. Shows a frozen Postgres. */
   readonly controlAgeMs: number | null;
+  /** JSON, see sidecar/src/backup/backup-report.ts; absent: this node has nothing to do with backups. */
+  readonly backup?: string;
 };

@@ -113,12 +113,14 @@ const nodeStatusFields = z.object({
   wasLeader: z.boolean(),
   clone: z.object({ from: nodeId, doneBytes: uint53, totalBytes: uint53 }).nullable(),
   controlAgeMsPlusOne: uint32,
+  backup: z.string(),
 });
 
 const nodeStatus = nodeStatusFields.transform(
-  ({ controlAgeMsPlusOne, ...fields }): t.NodeStatus => ({
+  ({ controlAgeMsPlusOne, backup, ...fields }): t.NodeStatus => ({
     ...fields,
     controlAgeMs: controlAgeMsPlusOne === 0 ? null : controlAgeMsPlusOne - 1,
+    ...(backup === "" ? {} : { backup }),
   }),
 );
 
@@ -130,10 +132,11 @@ const putRuleset = (r: t.RulesetText): Wire => ({
 const putRefusal = (r: t.Refusal): Wire => ({ ...r, promisedTo: r.promisedTo ?? "" });
 
 function putStatus(status: t.NodeStatus): Wire {
-  const { controlAgeMs, ...s } = status;
+  const { controlAgeMs, backup, ...s } = status;
   return {
     ...s,
     controlAgeMsPlusOne: controlAgeMs === null ? 0 : controlAgeMs + 1,
+    backup: backup ?? "",
     state: s.state ?? "",
     promisedTo: s.promisedTo ?? "",
     pid: s.pid ?? 0,

@@ -1,0 +1,244 @@
+/** What pgBackRest reads: its configuration file and the scripts that Postgres calls. Pure; secrets come as values. */
+import type { BackupConfig } from "./backup-config.ts";
+
+export type BackupPaths = {
+  /** nodes/<id>/backup: everything below belongs to Postgres's owner. */
+  readonly root: string;
+  readonly conf: string;
+  /** archive_command. Its name must contain "pgbackrest", or pgBackRest refuses to make a backup. */
+  readonly pushScript: string;
+  /** The repository has a place for this cluster; without it nothing is pushed. */
+  readonly readyFile: string;
+  readonly log: string;
+  readonly spool: string;
+  readonly lock: string;
+  /** Where a restore test happens; removed afterwards. */
+  readonly scratch: string;
+};
+
+export function backupPaths(nodeRoot: string, config: BackupConfig): BackupPaths {
+  const root = `${nodeRoot}/backup`;
+  const { repository } = config;
+  const local = repository.type === "posix" && repository.host === undefined;
+  return {
+    root,
+    conf: `${root}/pgbackrest.conf`,
+    pushScript: `${root}/pgbackrest-archive-push`,
+    readyFile: `${root}/stanza.ready`,
+    log: `${root}/log`,
+    spool: `${root}/spool`,
+    // Nodes that share a directory share the lock: then pgBackRest itself never lets two of them make a backup.
+    lock: local ? `${repository.path}/lock` : `${root}/lock`,
+    scratch: `${root}/restore-test`,
+  };
+}
+
+export type LocalPostgres = {
+  readonly dataDirectory: string;
+  readonly socketDirectory: string;
+  readonly port: number;
+};
+
+export type BackupSecrets = {
+  readonly cipherKey: string | null;
+  readonly s3Key: string | null;
+  readonly s3KeySecret: string | null;
+};
+
+/** The repository's own directory; beside it lies the lock. */
+export function repositoryPath(config: BackupConfig): string {
+  const { repository } = config;
+  return repository.type === "posix" && repository.host === undefined
+    ? `${repository.path}/repository`
+    : repository.path;
+}
+
+type Lines = readonly (readonly [string, string | number])[];
+
+function repositoryLines(config: BackupConfig, secrets: BackupSecrets): Lines {
+  const { repository, tls } = config;
+  if (repository.type === "s3")
+    return [
+      ["repo1-type", "s3"],
+      ["repo1-path", repository.path],
+      ["repo1-s3-bucket", repository.bucket],
+      ["repo1-s3-endpoint", repository.endpoint],
+      ["repo1-s3-region", repository.region],
+      ["repo1-s3-uri-style", repository.uriStyle],
+      ...(secrets.s3Key === null || secrets.s3KeySecret === null
+        ? ([["repo1-s3-key-type", "auto"]] as const)
+        : ([
+            ["repo1-s3-key", secrets.s3Key],
+            ["repo1-s3-key-secret", secrets.s3KeySecret],
+          ] as const)),
+      ...(repository.port === undefined ? [] : ([["repo1-storage-port", repository.port]] as const)),
+      ...(repository.caFile === undefined ? [] : ([["repo1-storage-ca-file", repository.caFile]] as const)),
+      ...(repository.verifyTls ? [] : ([["repo1-storage-verify-tls", "n"]] as const)),
+    ];
+  if (repository.host === undefined) return [["repo1-path", repositoryPath(config)]];
+  return [
+    ["repo1-host", repository.host.address],
+    ["repo1-host-port", repository.host.port],
+    ["repo1-host-type", "tls"],
+    ...(tls === undefined
+      ? []
+      : ([
+          ["repo1-host-cert-file", tls.certFile],
+          ["repo1-host-key-file", tls.keyFile],
+          ["repo1-host-ca-file", tls.caFile],
+        ] as const)),
+  ];
+}
+
+function onRepositoryHost(config: BackupConfig): boolean {
+  return config.repository.type === "posix" && config.repository.host !== undefined;
+}
+
+function retentionLines({ retention }: BackupConfig): Lines {
+  const { full, days, diff } = retention;
+  return [
+    ["repo1-retention-full-type", days === undefined ? "count" : "time"],
+    ["repo1-retention-full", days ?? full],
+    ...(diff === undefined ? [] : ([["repo1-retention-diff", diff]] as const)),
+  ];
+}
+
+function serverLines(config: BackupConfig, host: string): Lines {
+  const { tls } = config;
+  if (tls === undefined) return [];
+  return [
+    ["tls-server-address", host],
+    ["tls-server-port", tls.port],
+    ["tls-server-cert-file", tls.certFile],
+    ["tls-server-key-file", tls.keyFile],
+    ["tls-server-ca-file", tls.caFile],
+    ...tls.clients.map((client) => ["tls-server-auth", `${client}=${"*"}`] as const),
+  ];
+}
+
+export type ConfInput = {
+  readonly config: BackupConfig;
+  readonly stanza: string;
+  readonly paths: BackupPaths;
+  readonly postgres: LocalPostgres;
+  readonly secrets: BackupSecrets;
+  readonly host: string;
+};
+
+export function pgbackrestConf({ config, stanza, paths, postgres, secrets, host }: ConfInput): string {
+  const archiveAsync = config.archive.async ?? config.repository.type === "s3";
+  const cipher: Lines =
+    secrets.cipherKey === null || onRepositoryHost(config)
+      ? []
+      : [
+          ["repo1-cipher-type", "aes-256-cbc"],
+          ["repo1-cipher-pass", secrets.cipherKey],
+        ];
+  const global: Lines = [
+    ...repositoryLines(config, secrets),
+    ...cipher,
+    ...(onRepositoryHost(config) ? [] : retentionLines(config)),
+    // One file for many small ones, and only the changed parts of big ones.
+    ...(onRepositoryHost(config)
+      ? []
+      : ([
+          ["repo1-bundle", "y"],
+          ["repo1-block", "y"],
+        ] as const)),
+    ["log-path", paths.log],
+    ["spool-path", paths.spool],
+    ["lock-path", paths.lock],
+    ["log-level-file", "info"],
+    ["log-level-console", "warn"],
+    ["compress-type", "zst"],
+    ["compress-level", 1],
+    ["process-max", config.processes],
+    ["start-fast", "y"],
+    ["archive-async", archiveAsync ? "y" : "n"],
+    ["archive-push-queue-max", config.archive.limitBytes],
+    ["archive-timeout", 60],
+    ...serverLines(config, host),
+  ];
+  const local: Lines = [
+    ["pg1-path", postgres.dataDirectory],
+    ["pg1-port", postgres.port],
+    ["pg1-socket-path", postgres.socketDirectory],
+    ["pg1-user", "postgres"],
+    ["pg1-database", "postgres"],
+  ];
+  return [
+    "# Written by the sidecar at its start: change the backup section of sidecar.json instead.",
+    "[global]",
+    ...global.map(([name, value]) => `${name}=${value}`),
+    "",
+    `[${stanza}]`,
+    ...local.map(([name, value]) => `${name}=${value}`),
+    "",
+  ].join("\n");
+}
+
+export function shellQuote(text: string): string {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** Until the repository has a place for us there is nothing to push to: fail quietly, Postgres comes back. */
+export function pushScript(config: BackupConfig, stanza: string, paths: BackupPaths): string {
+  const options = `--config=${shellQuote(paths.conf)} --stanza=${shellQuote(stanza)}`;
+  return [
+    "#!/bin/sh",
+    "# archive_command. Written by the sidecar.",
+    `[ -e ${shellQuote(paths.readyFile)} ] || exit 1`,
+    `exec ${shellQuote(config.pgbackrest)} ${options} archive-push "$1"`,
+    "",
+  ].join("\n");
+}
+
+/** restore_command of a server that replays the archive: fetches segments, and only the histories that exist. */
+export function getScript(
+  config: BackupConfig,
+  stanza: string,
+  conf: string,
+  dataDirectory: string,
+  histories: readonly string[],
+): string {
+  const options = `--config=${shellQuote(conf)} --stanza=${shellQuote(stanza)} --pg1-path=${shellQuote(dataDirectory)}`;
+  const known = histories.length === 0 ? "none" : histories.join("|");
+  return [
+    "#!/bin/sh",
+    "# restore_command. Terms are sparse: Postgres asks for each timeline's history, most of which never existed.",
+    'case "$1" in',
+    `  ${known}) ;;`,
+    "  *.history) exit 1 ;;",
+    "esac",
+    `exec ${shellQuote(config.pgbackrest)} ${options} --archive-async=n archive-get "$1" "$2"`,
+    "",
+  ].join("\n");
+}
+
+export type RemotePostgres = LocalPostgres & {
+  /** Unset: on this machine. */
+  readonly tls?: { readonly host: string; readonly port: number };
+};
+
+/** Where the leader is, for a backup that is taken elsewhere. Nothing secret: this goes on the command line. */
+export function leaderOptions(config: BackupConfig, leader: RemotePostgres): string[] {
+  const { tls } = leader;
+  return [
+    `--pg2-path=${leader.dataDirectory}`,
+    `--pg2-port=${leader.port}`,
+    `--pg2-socket-path=${leader.socketDirectory}`,
+    "--pg2-user=postgres",
+    "--pg2-database=postgres",
+    "--backup-standby=y",
+    ...(tls === undefined || config.tls === undefined
+      ? []
+      : [
+          `--pg2-host=${tls.host}`,
+          "--pg2-host-type=tls",
+          `--pg2-host-port=${tls.port}`,
+          `--pg2-host-cert-file=${config.tls.certFile}`,
+          `--pg2-host-key-file=${config.tls.keyFile}`,
+          `--pg2-host-ca-file=${config.tls.caFile}`,
+        ]),
+  ];
+}

@@ -1,0 +1,123 @@
+/** Runs pgBackRest as Postgres's owner and turns its failures into errors with a code. */
+import { statfs } from "node:fs/promises";
+import {
+  codeOf,
+  type commonErrors,
+  QuorateError,
+  type RunOptions,
+  type RunResult,
+  run,
+} from "@quorate/common";
+import type { PostgresOwner } from "../environment.ts";
+import type { BackupConfig } from "./backup-config.ts";
+import { type BackupFailure, explainFailure } from "./backup-failures.ts";
+import { type BackupPaths, repositoryPath } from "./pgbackrest-conf.ts";
+import {
+  type ArchiveListing,
+  emptyListing,
+  parseInfo,
+  parseListing,
+  type RepositoryInfo,
+} from "./repository-info.ts";
+
+export class BackupError extends QuorateError {
+  readonly failure: BackupFailure;
+  constructor(failure: BackupFailure, what: string) {
+    super(failure.code, `${what}: ${failure.message}; ${failure.todo}`);
+    this.name = "BackupError";
+    this.failure = failure;
+  }
+}
+
+export type PgbackrestOptions = {
+  readonly config: BackupConfig;
+  readonly stanza: string;
+  readonly paths: Pick<BackupPaths, "conf" | "root">;
+  readonly owner: PostgresOwner;
+};
+
+export type CommandOptions = Pick<RunOptions, "timeoutMs" | "signal" | "onOutput">;
+
+const shortTimeoutMs = 60_000;
+/** Several gigabytes take minutes, some terabytes a day. */
+const longTimeoutMs = 48 * 3_600_000;
+
+export class Pgbackrest {
+  readonly #options: PgbackrestOptions;
+
+  constructor(options: PgbackrestOptions) {
+    this.#options = options;
+  }
+
+  /** Throws BackupError. */
+  async command(what: string, args: readonly string[], options: CommandOptions = {}): Promise<RunResult> {
+    const { config, stanza, paths, owner } = this.#options;
+    const all = [`--config=${paths.conf}`, `--stanza=${stanza}`, ...args];
+    let result: RunResult;
+    try {
+      result = await run(config.pgbackrest, all, {
+        cwd: paths.root,
+        timeoutMs: longTimeoutMs,
+        env: cleanEnvironment(),
+        okCodes: Array.from({ length: 256 }, (_, code) => code),
+        ...options,
+        ...(owner === undefined ? {} : { user: owner }),
+      });
+    } catch (error) {
+      if (options.signal?.aborted === true || codeOf(error) !== commandFailed) throw error;
+      const todo = "see that backup.pgbackrest in sidecar.json names an executable pgBackRest";
+      throw new BackupError({ code: "backup_failed", message: (error as Error).message, todo }, what);
+    }
+    if (result.code === 0) return result;
+    throw new BackupError(
+      explainFailure(result.code, `${result.stderr}\n${result.stdout}`, await this.#freeBytes()),
+      what,
+    );
+  }
+
+  async #freeBytes(): Promise<number | null> {
+    const { repository } = this.#options.config;
+    if (repository.type !== "posix" || repository.host !== undefined) return null;
+    try {
+      const { bavail, bsize } = await statfs(repositoryPath(this.#options.config));
+      return bavail * bsize;
+    } catch {
+      return null;
+    }
+  }
+
+  async info(): Promise<RepositoryInfo> {
+    const { stdout } = await this.command("reading the repository", ["info", "--output=json"], {
+      timeoutMs: shortTimeoutMs,
+    });
+    const info = parseInfo(stdout, this.#options.stanza);
+    if (info.kind === "unusable")
+      throw new BackupError(explainFailure(99, info.message), "reading the repository");
+    return info;
+  }
+
+  async listArchive(archiveId: string): Promise<ArchiveListing> {
+    const path = `archive/${this.#options.stanza}/${archiveId}`;
+    const { stdout } = await this.command(
+      "listing the archive",
+      ["repo-ls", "--recurse", "--output=json", path],
+      { timeoutMs: shortTimeoutMs },
+    );
+    return stdout.trim() === "" ? emptyListing : parseListing(stdout);
+  }
+
+  async readHistory(archiveId: string, file: string): Promise<string> {
+    const path = `archive/${this.#options.stanza}/${archiveId}/${file}`;
+    return (
+      await this.command("reading a timeline's history", ["repo-get", path], { timeoutMs: shortTimeoutMs })
+    ).stdout;
+  }
+}
+
+const commandFailed: keyof typeof commonErrors.table = "command_failed";
+
+/** pgBackRest takes options from PGBACKREST_*, libpq from PG*: only the configuration file counts. */
+function cleanEnvironment(): Record<string, undefined> {
+  const names = Object.keys(process.env).filter((name) => /^(PG|PGBACKREST_)/.test(name));
+  return Object.fromEntries(names.map((name) => [name, undefined]));
+}
