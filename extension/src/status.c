@@ -36,6 +36,15 @@ get_receiver(Receiver *receiver)
 	receiver->tli = WalRcv->receivedTLI;
 	receiver->lastMessage = WalRcv->lastMsgReceiptTime;
 	receiver->present = WalRcv->receiveStart != InvalidXLogRecPtr;
+
+	/*
+	 * A walreceiver calls itself streaming before it has connected, and sets
+	 * both times to the same moment then.  Only a message parts them.
+	 */
+	if (receiver->state == WALRCV_STREAMING &&
+		(!WalRcv->ready_to_display ||
+		 WalRcv->lastMsgSendTime == WalRcv->lastMsgReceiptTime))
+		receiver->state = WALRCV_STARTING;
 	SpinLockRelease(&WalRcv->mutex);
 }
 
