@@ -16,17 +16,22 @@ import {
 } from "@quorate/common";
 import pg from "pg";
 import { ensurePostgres } from "../../scripts/build-postgres.ts";
+import type { Variant } from "../../scripts/lib/postgres/plan.ts";
 import { type Control, connectControl, type Response, type Status } from "./control.ts";
+import { type Disk, makeDisk } from "./disk.ts";
 
 /** QUORATE_TEST_BIN: use that installation, which must have the extension, instead of the cached build. */
-export async function binDirectory(): Promise<string> {
-  return process.env["QUORATE_TEST_BIN"] ?? (await ensurePostgres()).bin;
+export async function binDirectory(variant: Variant = "release"): Promise<string> {
+  return process.env["QUORATE_TEST_BIN"] ?? (await ensurePostgres({ variant })).bin;
 }
 
 export type ClusterOptions = {
   readonly nodes: number;
   /** Lines of postgresql.conf for every node. */
   readonly settings?: readonly string[];
+  readonly variant?: Variant;
+  /** Each data directory on a file system of its own, whose power can be cut. Needs root. */
+  readonly disks?: boolean;
 };
 
 export type Server = ReturnType<typeof makeServer>;
@@ -57,8 +62,8 @@ function configuration(dir: string, id: string, settings: readonly string[]): st
   ].join("\n");
 }
 
-function makeServer(bin: string, dir: string, id: string) {
-  const data = path.join(dir, `${id}.data`);
+function makeServer(bin: string, dir: string, id: string, disk?: Disk) {
+  const data = disk === undefined ? path.join(dir, `${id}.data`) : path.join(disk.directory, "data");
   const socketDirectory = path.join(dir, id);
   const logFile = path.join(dir, `${id}.log`);
   let pid: number | undefined;
@@ -118,6 +123,20 @@ function makeServer(bin: string, dir: string, id: string) {
     async kill9() {
       killTree(server.pid());
       await waitForExit(server.pid(), { timeoutMs: stopTimeoutMs });
+      await server.forgetLocks();
+    },
+
+    /** The machine loses its power: what wasn't fsynced is lost. */
+    async cutPower() {
+      if (disk === undefined) throw new Error(`${id} has no disk of its own`);
+      await disk.cutPower(async () => {
+        killTree(server.pid());
+        await waitForExit(server.pid(), { timeoutMs: stopTimeoutMs });
+      });
+      await server.forgetLocks();
+    },
+
+    async forgetLocks() {
       await rm(path.join(data, "postmaster.pid"), { force: true });
       await rm(path.join(socketDirectory, ".s.PGSQL.5432.lock"), { force: true });
     },
@@ -228,6 +247,7 @@ function makeServer(bin: string, dir: string, id: string) {
       }
       connections = [];
       if (pid !== undefined && isAlive(pid)) await server.kill9();
+      await disk?.dispose();
     },
   };
   return server;
@@ -262,17 +282,17 @@ function dataTemplate(bin: string): Promise<string> {
 
 /** Nodes n1, n2, … with the same contents, fenced and not started. */
 export async function makeCluster(options: ClusterOptions) {
-  const bin = await binDirectory();
+  const bin = await binDirectory(options.variant);
   const dir = await makePostgresTempDirectory("qrt-");
   const ids = Array.from({ length: options.nodes }, (_, i) => `n${i + 1}`);
-  for (const id of ids) {
-    await runAsPostgres("mkdir", ["-m", "700", path.join(dir, id)]);
-    await runAsPostgres("cp", ["-a", await dataTemplate(bin), path.join(dir, `${id}.data`)]);
-  }
   const servers: Server[] = [];
   for (const id of ids) {
-    const server = makeServer(bin, dir, id);
+    await runAsPostgres("mkdir", ["-m", "700", path.join(dir, id)]);
+    const disk = options.disks === true ? await makeDisk(dir, id) : undefined;
+    const server = makeServer(bin, dir, id, disk);
+    await runAsPostgres("cp", ["-a", await dataTemplate(bin), server.data]);
     await server.configure(configuration(dir, id, options.settings ?? []));
+    await disk?.sync();
     servers.push(server);
   }
 
