@@ -5,6 +5,7 @@ import {
   type LeaderFact,
   leaderCouldComplete,
   type Observation,
+  type Observed,
   recruitable,
 } from "./observation.ts";
 import type { Rule } from "./rule.ts";
@@ -151,6 +152,12 @@ function rulesOfLeader({ observation, leader }: Facts): Rule[] {
     .filter((rule) => rule !== undefined);
 }
 
+/** Since when a follower has heard nothing, as far as its receiver still knows. */
+function quietMs({ nowMs }: Observation, { view, viewAtMs }: Observed): number {
+  const receiver = view?.receiver;
+  return receiver?.state === "streaming" ? receiver.lastMessageAgeMs + (nowMs - viewAtMs) : 0;
+}
+
 function describeHearing(hearing: ReadonlySet<NodeId>): string {
   return hearing.size === 0 ? "no follower hears it" : `only ${[...hearing].join(", ")} hear it`;
 }
@@ -245,6 +252,7 @@ export const leaderRows: readonly LeaderRow[] = [
       return {
         reason: `${names} can't stream from ${leader.id}, which has no quorum in term ${leader.term}`,
         holdMs: options.silentMs,
+        startedAtMs: observation.nowMs - Math.min(...trying.map((each) => quietMs(observation, each))),
       };
     },
   },

@@ -292,7 +292,11 @@ t.test("a change of the cohort that nobody goes on with", (t) => {
   const [, waiting] = brief(decide(observation(cases)));
   t.equal(waiting, `cohort_unfinished wait ${options.finishHoldMs}`);
   const first = detect(initialDetector, observation(cases), options);
-  const later = { ...observation(cases), nowMs: now + options.finishHoldMs };
+  const nowMs = now + options.finishHoldMs;
+  const nodes = new Map(
+    [...observation(cases).nodes].map(([id, node]) => [id, { ...node, viewAtMs: nowMs }]),
+  );
+  const later = { ...observation(cases), nowMs, nodes };
   t.equal(brief(detect(first.state, later, options).decisions)[1], "cohort_unfinished finish n1");
   t.end();
 });
@@ -343,6 +347,17 @@ t.test("a node that came back as another incarnation is lost to the cohort", (t)
     observation({ n1: { view: leads }, n2: {}, n3: { view: { incarnation } } }, { rulesets: [named] });
   t.equal(brief(decide(cases("second")))[2], "node_lost_data replace n3");
   t.equal(brief(decide(cases("first")))[2], "node_well nothing");
+  t.end();
+});
+
+t.test("a leader cut from its followers: the patience counts from the last that they heard", (t) => {
+  const quiet = (lastMessageAgeMs: number): Partial<NodeView> => ({
+    receiver: { state: "streaming", timeline: term(7), lastMessageAgeMs },
+  });
+  const cut = (ageMs: number) =>
+    observation({ n1: { view: leads }, n2: { view: quiet(ageMs) }, n3: { view: quiet(ageMs + 500) } });
+  t.equal(brief(decide(cut(options.silentMs + 10)))[0], "leader_without_quorum changeLeader");
+  t.equal(brief(decide(cut(options.silentMs - 100)))[0], "leader_well nothing", "one of them still hears it");
   t.end();
 });
 

@@ -13,10 +13,14 @@ export const orchestratorConfigSchema = z.strictObject({
   host: z.string().min(1).default("127.0.0.1"),
   httpPort: z.number().int().min(1).max(65_535),
   nodes: z.array(addressSchema).min(1),
+  /** A leader that was not heard of for so long is replaced; members hear of it every 250 ms. */
+  silentMs: z.number().int().min(500).max(60_000).default(1_200),
   logLevel: z.enum(["trace", "debug", "info", "warn", "error"]).default("info"),
 });
 
 export type OrchestratorConfig = z.infer<typeof orchestratorConfigSchema>;
+/** What may stand in the file (defaults left out). */
+export type OrchestratorConfigInput = z.input<typeof orchestratorConfigSchema>;
 
 export function loadOrchestratorConfig(file: string): OrchestratorConfig {
   let json: unknown;

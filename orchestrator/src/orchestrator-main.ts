@@ -4,7 +4,7 @@ import { rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { codeOf, createLogger, messageOf } from "@quorate/common";
-import { coordinatorId } from "@quorate/consensus";
+import { coordinatorId, defaultDetectorOptions } from "@quorate/consensus";
 import { startHttp } from "./http.ts";
 import { Metrics } from "./metrics.ts";
 import { Orchestrator } from "./orchestrator.ts";
@@ -35,6 +35,7 @@ async function main(): Promise<void> {
     addresses: config.nodes,
     log,
     listener: metrics,
+    detector: { ...defaultDetectorOptions, silentMs: config.silentMs },
   });
   const server = await startHttp(config.host, config.httpPort, {
     health: () => {

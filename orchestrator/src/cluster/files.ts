@@ -5,7 +5,7 @@ import { homedir } from "node:os";
 import path from "node:path";
 import { type ClusterFile, loadClusterFile } from "@quorate/sidecar/config.ts";
 import { orchestratorErrors } from "../error-codes.ts";
-import type { OrchestratorConfig } from "../orchestrator-config.ts";
+import type { OrchestratorConfigInput } from "../orchestrator-config.ts";
 import { sidecarConfigFor } from "./plan.ts";
 
 export interface OpenCluster {
@@ -108,7 +108,7 @@ export function updateBinDir(cluster: OpenCluster, binDir: string): OpenCluster 
 function writeOrchestratorConfigs(dir: string, file: ClusterFile): void {
   for (const orchestrator of file.orchestrators) {
     mkdirSync(path.join(paths.orchestrator(dir, orchestrator.id), "log"), { recursive: true, mode: 0o755 });
-    const config: OrchestratorConfig = {
+    const config: OrchestratorConfigInput = {
       cluster: file.cluster,
       ...orchestrator,
       nodes: file.nodes.map((node) => `${node.host}:${node.ports.grpc}`),

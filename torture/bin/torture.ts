@@ -1,0 +1,70 @@
+/**
+ * npm run torture: real clusters in network namespaces, random faults, checkers. Needs root.
+ */
+import { messageOf } from "@quorate/common";
+import { Command } from "commander";
+import { whyNoLab } from "../../tests/lib/netlab.ts";
+import { allFaults } from "../src/faults.ts";
+import { isClean, rowsOf, summaryOf, tableOf } from "../src/report.ts";
+import { torture } from "../src/run.ts";
+
+interface Options {
+  readonly seed: number;
+  readonly faults: number;
+  readonly nodes: number;
+  readonly only?: string;
+  readonly policy: string;
+  readonly json: boolean;
+  readonly list: boolean;
+}
+
+const exitNotPossible = 3;
+
+async function main(options: Options): Promise<number> {
+  if (options.list) {
+    for (const { name } of allFaults) console.log(name);
+    return 0;
+  }
+  const faults = allFaults.filter(({ name }) => options.only === undefined || name.includes(options.only));
+  if (faults.length === 0) {
+    console.error(`torture: no fault is called "${options.only}": see --list`);
+    return 2;
+  }
+  const why = await whyNoLab();
+  if (why !== undefined) {
+    console.error(`torture: not run: ${why}`);
+    return exitNotPossible;
+  }
+  const cleanups: (() => Promise<void> | void)[] = [];
+  const say = options.json ? () => undefined : console.log;
+  say(`seed ${options.seed}, ${options.nodes} nodes, ${options.faults} faults`);
+  try {
+    const result = await torture(
+      { teardown: (clean) => cleanups.unshift(clean) },
+      { ...options, count: options.faults, faults, say },
+    );
+    if (options.json)
+      console.log(JSON.stringify({ seed: options.seed, ...result, rows: rowsOf(result.strikes) }));
+    else console.log(`\n${tableOf(result.strikes)}\n\n${summaryOf(result)}`);
+    return isClean(result) ? 0 : 1;
+  } finally {
+    for (const clean of cleanups) await clean();
+  }
+}
+
+const command = new Command("torture")
+  .description("random faults on real clusters in network namespaces")
+  .option("--seed <number>", "the same seed: the same faults", Number, Math.floor(Math.random() * 1e6))
+  .option("--faults <count>", "how many", Number, 50)
+  .option("--nodes <count>", "size of the cluster", Number, 3)
+  .option("--policy <policy>", "as of quorate up", "majority")
+  .option("--only <text>", "only faults whose name contains this")
+  .option("--json", "one line for programs", false)
+  .option("--list", "print the faults", false)
+  .parse();
+
+process.exitCode = await main(command.opts<Options>()).catch((error: unknown) => {
+  console.error(`torture: ${messageOf(error)}`);
+  return 1;
+});
+process.exit();
