@@ -130,8 +130,29 @@ export interface JudgeInput {
   readonly wish?: CandidateWish | undefined;
 }
 
-/** The validation of a leader change. Everything is checked against every ruleset that may count. */
-export function judge({ reports, newRuleset, wish = {} }: JudgeInput): Verdict {
+/**
+ * The validation of a leader change. When the candidate would have to fetch what only some of the recruited nodes hold,
+ * a smaller set is looked for that is valid without them, as if they had not answered: what they hold beyond it was
+ * never durable, and they may be out of the candidate's reach (a leader whose replication is cut off answers us, too).
+ */
+export function judge(input: JudgeInput): Verdict {
+  const all = judgeSet(input);
+  if (!all.ok || comparePositions(all.candidate.position, all.newest.position) === 0) {
+    return all;
+  }
+  const reports = [...input.reports].sort(([, a], [, b]) => comparePositions(b.position, a.position));
+  for (const [, { position: end }] of reports) {
+    const some = new Map(reports.filter(([, { position }]) => comparePositions(position, end) <= 0));
+    const verdict = judgeSet({ ...input, reports: some });
+    if (verdict.ok && comparePositions(verdict.candidate.position, verdict.newest.position) === 0) {
+      return verdict;
+    }
+  }
+  return all;
+}
+
+/** Everything is checked against every ruleset that may count. */
+function judgeSet({ reports, newRuleset, wish = {} }: JudgeInput): Verdict {
   const newest = mostAdvanced(reports);
   if (newest === null) {
     return { ok: false, rulesets: [], newest, shortages: [{ kind: "no_report" }] };

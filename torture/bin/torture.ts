@@ -13,6 +13,7 @@ interface Options {
   readonly faults: number;
   readonly nodes: number;
   readonly only?: string;
+  readonly except?: string;
   readonly policy: string;
   readonly json: boolean;
   readonly list: boolean;
@@ -25,7 +26,11 @@ async function main(options: Options): Promise<number> {
     for (const { name } of allFaults) console.log(name);
     return 0;
   }
-  const faults = allFaults.filter(({ name }) => options.only === undefined || name.includes(options.only));
+  const { only, except } = options;
+  const faults = allFaults.filter(
+    ({ name }) =>
+      (only === undefined || name.includes(only)) && (except === undefined || !name.includes(except)),
+  );
   if (faults.length === 0) {
     console.error(`torture: no fault is called "${options.only}": see --list`);
     return 2;
@@ -59,6 +64,7 @@ const command = new Command("torture")
   .option("--nodes <count>", "size of the cluster", Number, 3)
   .option("--policy <policy>", "as of quorate up", "majority")
   .option("--only <text>", "only faults whose name contains this")
+  .option("--except <text>", "no faults whose name contains this")
   .option("--json", "one line for programs", false)
   .option("--list", "print the faults", false)
   .parse();
