@@ -26,6 +26,10 @@ export const orchestratorErrors = defineErrors({
     means: "A change of the leader could not be completed; no acknowledged transaction is lost.",
     todo: "The message says which nodes are missing for what; bring one of them back and try again.",
   },
+  no_backup_program: {
+    means: "No pgBackRest that knows PostgreSQL 18 is to be had; nothing was started or changed.",
+    todo: "Install pgBackRest 2.57 or newer, or start the cluster with --no-backup.",
+  },
   no_cluster: {
     means: "There is no cluster.json in the directory.",
     todo: 'Start a cluster with "quorate up", or name its directory with --dir or QUORATE_DIR.',

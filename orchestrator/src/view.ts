@@ -1,6 +1,12 @@
 // Pure: what the nodes say about themselves becomes one picture of the cluster, for people and for --json.
 import { formatLsn } from "@quorate/consensus/types.ts";
 import type { NodeStatus } from "@quorate/proto";
+import {
+  type BackupPicture,
+  backupPicture,
+  formatBackupPicture,
+  readReport,
+} from "@quorate/sidecar/backup/backup-report.ts";
 
 /** A node as the files know it, with what its sidecar answered (undefined: it didn't). */
 export interface Sighting {
@@ -50,6 +56,8 @@ export interface ClusterPicture {
     readonly leaders: Readonly<Record<string, string>>;
   } | null;
   readonly nodes: readonly NodePicture[];
+  /** Null: the cluster makes no backups, or nobody answers. */
+  readonly backup: BackupPicture | null;
 }
 
 const lsn = (value: NodeStatus["commitLsn"]): string | null => (value === null ? null : formatLsn(value));
@@ -71,6 +79,7 @@ export function pictureOf(cluster: string, sightings: readonly Sighting[]): Clus
     commitLsn: lsn(commitLsn as NodeStatus["commitLsn"]),
     ruleset,
     nodes: sightings.map((sighting) => pictureOfNode(sighting, leader, ruleset?.cohort)),
+    backup: backupPicture(heard.map(({ node, backup }) => ({ node, report: readReport(backup) }))),
   };
 }
 
@@ -223,5 +232,6 @@ export function formatPicture(picture: ClusterPicture): string {
       `commit LSN ${commitLsn ?? "-"}, ${rules}`,
     "",
     ...table,
+    ...(picture.backup === null ? [] : ["", ...formatBackupPicture(picture.backup, Date.now())]),
   ].join("\n");
 }

@@ -6,6 +6,7 @@ import { dirname, resolve } from "node:path";
 import { QuorateError } from "@quorate/common";
 import { isNodeId } from "@quorate/consensus/types.ts";
 import { z } from "zod";
+import { absoluteBackupConfig, backupConfigSchema } from "./backup/backup-config.ts";
 import type { errorTable } from "./error-codes.ts";
 import { protectedSettings } from "./settings.ts";
 
@@ -50,6 +51,8 @@ export const sidecarConfigSchema = z.strictObject({
     database: sqlNameSchema.default("app"),
     passwordFile: pathSchema,
   }),
+  /** Backups and the WAL archive (docs/backup.md); without it there are none. */
+  backup: backupConfigSchema.optional(),
   /** What SIGTERM or SIGINT to the sidecar does to its Postgres. */
   onTerminate: z.enum(["stop", "leave"]).default("stop"),
   /** How long a fast stop may take before it becomes an immediate one. */
@@ -112,6 +115,7 @@ export function loadSidecarConfig(file: string): SidecarConfig {
     postgres: { ...config.postgres, binDir: at(config.postgres.binDir) },
     replication: { ...config.replication, passwordFile: at(config.replication.passwordFile) },
     app: { ...config.app, passwordFile: at(config.app.passwordFile) },
+    ...(config.backup === undefined ? {} : { backup: absoluteBackupConfig(config.backup, at) }),
   };
   checkSidecarConfig(file, absolute);
   return absolute;

@@ -140,6 +140,14 @@ export class DataDirectory {
     await this.#finish();
   }
 
+  /** Data that somebody else brings: complete, stopped. False: he has none, and nothing has changed. */
+  async fill(produce: (directory: string) => Promise<boolean>): Promise<boolean> {
+    await this.#makeNew();
+    if (!(await produce(this.#paths.dataNew))) return false;
+    await this.#finish();
+    return true;
+  }
+
   async #makeNew(): Promise<void> {
     const { dataNew } = this.#paths;
     await rm(dataNew, { recursive: true, force: true });

@@ -37,6 +37,7 @@ export async function bootstrap(node: SidecarNode, signal: AbortSignal): Promise
   await supervisor.produceData("starting", () => data.initialize(signal));
   const systemIdentifier = await node.readSystemIdentifier();
   logger.info({ systemIdentifier }, "made the data of a new cluster");
+  await node.dataMade();
   await supervisor.start();
   if ((await supervisor.whenAttached(signal)) === null)
     throw new Error("the new Postgres doesn't answer on its control socket");

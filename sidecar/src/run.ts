@@ -4,6 +4,7 @@ import type { Server } from "node:http";
 import { parseArgs } from "node:util";
 import { codeOf, createLogger, messageOf } from "@quorate/common";
 import { type SidecarServer, startSidecarServer } from "@quorate/proto";
+import { BackupService } from "./backup/backup-service.ts";
 import { ConfigError, loadSidecarConfig } from "./config.ts";
 import { prepareEnvironment, releasePidFile, takePidFile } from "./environment.ts";
 import { startHttp } from "./http.ts";
@@ -51,12 +52,19 @@ async function run(): Promise<void> {
   const sidecarVersion = version();
   const shutdown = new AbortController();
   let metrics: SidecarMetrics | undefined;
+  const { backup: backupConfig } = config;
+  const backup =
+    backupConfig === undefined
+      ? undefined
+      : new BackupService({ config: { ...config, backup: backupConfig }, paths, owner, logger });
+  backup?.prepare();
   const node = await SidecarNode.load({
     config,
     paths,
     owner,
     sidecarVersion,
     logger,
+    ...(backup === undefined ? {} : { backup }),
     onEvent: (event) => metrics?.record(event),
   });
   metrics = new SidecarMetrics(
@@ -84,6 +92,7 @@ async function run(): Promise<void> {
   const stop = async (signal: string): Promise<void> => {
     logger.info({ signal, postgres: config.onTerminate }, "stopping");
     shutdown.abort();
+    await backup?.end();
     await stopAll(node, grpc, http, config.onTerminate);
     releasePidFile(paths.pidFile);
     logger.info("stopped");
@@ -105,6 +114,10 @@ async function run(): Promise<void> {
     process.exit(1);
   });
   await node.begin();
+  backup?.start(
+    () => node.status(),
+    () => node.watchers.publish(),
+  );
 }
 
 /** Watchers see Postgres stop before their streams end. */

@@ -1,4 +1,6 @@
 /** The configuration of Postgres as text. Pure. */
+
+import { backupPaths, shellQuote } from "./backup/pgbackrest-conf.ts";
 import type { SidecarConfig } from "./config.ts";
 import type { NodePaths } from "./paths.ts";
 
@@ -45,6 +47,17 @@ export function safetySettings(config: SidecarConfig, paths: NodePaths): Setting
     synchronous_standby_names: "",
     "quorate.node_id": config.node.id,
     "quorate.control_socket": paths.controlSocket,
+    ...archiveSettings(config, paths),
+  };
+}
+
+/** Only a leader's archiver pushes ("on", not "always"), and only what the quorum has committed. */
+function archiveSettings({ backup }: SidecarConfig, paths: NodePaths): Settings {
+  if (backup === undefined) return {};
+  return {
+    archive_mode: "on",
+    archive_command: `${shellQuote(backupPaths(paths.root, backup).pushScript)} %p`,
+    archive_timeout: `${backup.archive.timeoutSeconds}s`,
   };
 }
 

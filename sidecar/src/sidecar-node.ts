@@ -11,6 +11,7 @@ import {
   type NodeAnswer,
   type NodeEffect,
   type NodeEvent,
+  type NodeId,
   type NodeRequest,
   type NodeState,
   nodeId,
@@ -21,6 +22,7 @@ import {
   term,
 } from "@quorate/consensus";
 import type { Clone, NodeStatus } from "@quorate/proto";
+import type { BackupService } from "./backup/backup-service.ts";
 import type { SidecarConfig } from "./config.ts";
 import { type Peer, replicationConninfo } from "./conninfo.ts";
 import type { ControlConnection, RequestLimits } from "./control-client.ts";
@@ -42,6 +44,8 @@ export type SidecarNodeOptions = {
   readonly owner: PostgresOwner;
   readonly sidecarVersion: string;
   readonly logger: Logger;
+  /** Backups of this node; absent: there are none. */
+  readonly backup?: BackupService;
   /** For metrics: what happened. */
   readonly onEvent: (event: SidecarEvent) => void;
 };
@@ -207,6 +211,7 @@ export class SidecarNode {
       controlAgeMs: Math.round(performance.now() - this.#controlAtMs),
       systemIdentifier: this.#systemIdentifier,
       clone: this.#clone,
+      backup: this.#options.backup?.report(),
     });
   }
 
@@ -338,22 +343,35 @@ export class SidecarNode {
     const startedAtMs = performance.now();
     try {
       this.#clone = { from, doneBytes: 0, totalBytes: 0 };
-      await this.supervisor.produceData("cloning", () =>
-        this.data.clone(
-          peer,
-          (progress) => {
-            this.#clone = { from, ...progress };
-            this.watchers.publish();
-          },
-          this.#shutdown.signal,
-        ),
-      );
+      await this.supervisor.produceData("cloning", () => this.#copyData(from, peer));
     } finally {
       this.#clone = null;
     }
     await this.readSystemIdentifier();
     this.logger.info({ from, durationMs: Math.round(performance.now() - startedAtMs) }, "copied");
     await this.supervisor.start();
+  }
+
+  /** From the backup and the archive, without any load on the leader; if there is none, from the other node. */
+  async #copyData(from: NodeId, peer: Peer): Promise<void> {
+    const { backup } = this.#options;
+    const show = (source: NodeId) => (progress: { doneBytes: number; totalBytes: number }) => {
+      this.#clone = { from: source, ...progress };
+      this.watchers.publish();
+    };
+    const { signal } = this.#shutdown;
+    if (backup !== undefined) {
+      const restored = await this.data.fill(async (directory) =>
+        backup.restoreNode(directory, await backup.clusterIdentifier(peer), show(nodeId("backup")), signal),
+      );
+      if (restored) return;
+    }
+    await this.data.clone(peer, show(from), signal);
+  }
+
+  /** The first data directory of a cluster is there, Postgres doesn't run yet. */
+  async dataMade(): Promise<void> {
+    await this.#options.backup?.dataMade();
   }
 
   #reply(requestId: string, answer: NodeAnswer): void {

@@ -1,6 +1,7 @@
 /** What a coordinator gets to see of this node, from what the sidecar knows. Pure. */
 import { type Promised, type Term, term } from "@quorate/consensus";
 import type { Clone, NodeStatus, PostgresState } from "@quorate/proto";
+import type { BackupReport } from "./backup/backup-report.ts";
 import type { SidecarConfig } from "./config.ts";
 import type { ControlStatus } from "./control-protocol.ts";
 
@@ -20,6 +21,7 @@ export type StatusParts = {
   readonly controlAgeMs: number | null;
   readonly systemIdentifier: string | null;
   readonly clone: Clone | null;
+  readonly backup?: BackupReport | undefined;
 };
 
 /** Postgres may be starting or running without having said anything yet. */
@@ -78,5 +80,6 @@ export function nodeStatus(parts: StatusParts): NodeStatus {
     wasLeader: !leads && ledTerm > 0 && ledTerm === ofNode,
     clone: parts.clone,
     controlAgeMs: control === null ? null : parts.controlAgeMs,
+    ...(parts.backup === undefined ? {} : { backup: JSON.stringify(parts.backup) }),
   };
 }

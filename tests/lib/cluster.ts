@@ -52,6 +52,8 @@ export interface TestClusterOptions {
   readonly zones?: string;
   readonly policy?: string;
   readonly settings?: Readonly<Record<string, string>>;
+  /** With backups, as users have them; they cost a short while, so only tests of backups have them. */
+  readonly backup?: boolean;
 }
 
 /** What tap's and the benchmark's tests have in common. */
@@ -101,10 +103,20 @@ export class TestCluster {
   }
 
   upArguments(): string[] {
-    const { nodes = 3, zones = "a,b,c", policy = "majority", settings = {} } = this.#options;
+    const { nodes = 3, zones = "a,b,c", policy = "majority", settings = {}, backup = false } = this.#options;
     const sets = Object.entries(settings).flatMap(([name, value]) => ["--set", `${name}=${value}`]);
     const size = ["--nodes", String(nodes), "--zones", zones, "--policy", policy];
-    return ["up", "--dir", this.dir, ...size, "--base-port", String(this.basePort), "--detach", ...sets];
+    return [
+      "up",
+      "--dir",
+      this.dir,
+      ...size,
+      "--base-port",
+      String(this.basePort),
+      "--detach",
+      ...sets,
+      ...(backup ? [] : ["--no-backup"]),
+    ];
   }
 
   async up(): Promise<Run> {

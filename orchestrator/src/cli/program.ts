@@ -89,6 +89,7 @@ function addRunning(program: Command): void {
         "a Postgres setting of every node, repeatable (new cluster)",
       ).argParser(setting),
     )
+    .option("--no-backup", "without backups and WAL archive (new cluster)")
     .option("--detach", "return when the cluster is up; it goes on in the background")
     .action(async ({ dir, set, detach, ...options }) => {
       const { up } = await import("./up.ts");

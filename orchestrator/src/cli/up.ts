@@ -1,13 +1,14 @@
 // quorate up: from nothing, or from a stopped cluster, to a running one.
 import { spawn } from "node:child_process";
-import { existsSync, openSync, readdirSync } from "node:fs";
+import { existsSync, openSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { isAlive, poll } from "@quorate/common";
+import { isAlive, messageOf, poll } from "@quorate/common";
 import {
   appUrl,
   checkReachable,
   clusterExists,
   findNode,
+  localBackup,
   type OpenCluster,
   openCluster,
   openDirToPostgres,
@@ -27,6 +28,8 @@ import { watchUntilSignal } from "./status.ts";
 export interface UpRequest extends UpOptions {
   readonly dir: string;
   readonly detach: boolean;
+  /** False: without backups. */
+  readonly backup?: boolean;
   readonly settings?: Readonly<Record<string, string>>;
 }
 
@@ -84,12 +87,35 @@ async function postgresPrograms(): Promise<string> {
   );
 }
 
+/** Without the key no backup can be read: it is shown once, to be kept elsewhere. */
+function showRepositoryKey(dir: string): void {
+  const file = paths.repositoryKey(dir);
+  progress(`Backups go to ${paths.repository(dir)}, encrypted. Keep a copy of the key (${file}) elsewhere:`);
+  progress(`  ${readFileSync(file, "utf8").trim()}`);
+}
+
+async function pgbackrestProgram(): Promise<string> {
+  const { ensurePgbackrest } = await import("../../../scripts/pgbackrest.ts");
+  try {
+    return (await ensurePgbackrest()).command;
+  } catch (error) {
+    throw orchestratorErrors.error(
+      "no_backup_program",
+      `backups need pgBackRest: ${messageOf(error)}\nOr start the cluster without backups: quorate up --no-backup`,
+      { cause: error },
+    );
+  }
+}
+
 async function prepareFiles(request: UpRequest): Promise<OpenCluster> {
   const binDir = await postgresPrograms();
   const { dir, settings = {} } = request;
   if (clusterExists(dir)) return updateBinDir(openCluster(dir), binDir);
-  const cluster = writeCluster(dir, planCluster({ ...request, cluster: clusterName, binDir }), settings);
+  const plan = planCluster({ ...request, cluster: clusterName, binDir });
+  const backup = request.backup === false ? undefined : localBackup(await pgbackrestProgram());
+  const cluster = writeCluster(dir, plan, settings, backup);
   openDirToPostgres(dir);
+  if (backup !== undefined) showRepositoryKey(dir);
   return cluster;
 }
 

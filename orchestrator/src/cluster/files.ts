@@ -1,8 +1,19 @@
 // The directory of a local cluster (docs/data-root.md): where it is, what the CLI writes into it.
 import { randomBytes } from "node:crypto";
-import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { homedir } from "node:os";
 import path from "node:path";
+import { findOsUser } from "@quorate/common";
+import type { BackupConfigInput } from "@quorate/sidecar/backup/backup-config.ts";
 import { type ClusterFile, loadClusterFile } from "@quorate/sidecar/config.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 import type { OrchestratorConfigInput } from "../orchestrator-config.ts";
@@ -45,6 +56,8 @@ export const paths = {
     path.join(dir, "orchestrators", id, "orchestrator.pid"),
   orchestratorLog: (dir: string, id: string): string =>
     path.join(dir, "orchestrators", id, "log", "orchestrator.log"),
+  repository: (dir: string): string => path.join(dir, "backup"),
+  repositoryKey: (dir: string): string => path.join(dir, "secrets", "repository.key"),
   supervisorPid: (dir: string): string => path.join(dir, "supervisor.pid"),
   supervisorLog: (dir: string): string => path.join(dir, "supervisor.log"),
 };
@@ -78,14 +91,19 @@ export function writeCluster(
   dir: string,
   file: ClusterFile,
   settings: Readonly<Record<string, string | number | boolean>> = {},
+  backup?: BackupConfigInput,
 ): OpenCluster {
   mkdirSync(dir, { recursive: true, mode: 0o755 });
   mkdirSync(paths.secrets(dir), { recursive: true, mode: 0o700 });
   writeSecret(path.join(paths.secrets(dir), "replication.password"));
   writeSecret(path.join(paths.secrets(dir), "app.password"));
+  if (backup !== undefined) {
+    writeSecret(paths.repositoryKey(dir));
+    makeRepository(paths.repository(dir));
+  }
   for (const node of file.nodes) {
     mkdirSync(path.join(paths.node(dir, node.id), "log"), { recursive: true, mode: 0o755 });
-    writeJson(paths.sidecarConfig(dir, node.id), sidecarConfigFor(file, node, settings));
+    writeJson(paths.sidecarConfig(dir, node.id), sidecarConfigFor(file, node, settings, backup));
   }
   writeOrchestratorConfigs(dir, file);
   writeJson(paths.clusterFile(dir), file);
@@ -116,6 +134,22 @@ function writeOrchestratorConfigs(dir: string, file: ClusterFile): void {
     };
     writeJson(paths.orchestratorConfig(dir, orchestrator.id), config);
   }
+}
+
+/** The default: a directory of the cluster, encrypted. Relative to a node's directory, like all in sidecar.json. */
+export function localBackup(pgbackrest: string): BackupConfigInput {
+  return {
+    pgbackrest,
+    repository: { type: "posix", path: "../../backup" },
+    cipherKeyFile: "../../secrets/repository.key",
+  };
+}
+
+/** It belongs to whom Postgres runs as, who writes into it. */
+function makeRepository(directory: string): void {
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const owner = isRoot() ? findOsUser("postgres") : undefined;
+  if (owner !== undefined) chownSync(directory, owner.uid, owner.gid);
 }
 
 function writeSecret(name: string): void {

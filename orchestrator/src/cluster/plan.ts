@@ -107,8 +107,10 @@ export function sidecarConfigFor(
   cluster: ClusterFile,
   node: ClusterFile["nodes"][number],
   settings: Readonly<Record<string, string | number | boolean>> = {},
+  backup?: SidecarConfigInput["backup"],
 ): SidecarConfigInput {
   return {
+    ...(backup === undefined ? {} : { backup }),
     cluster: cluster.cluster,
     node: { id: node.id, zone: node.zone, region: node.region },
     dir: ".",

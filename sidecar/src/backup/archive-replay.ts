@@ -106,12 +106,9 @@ export async function replayArchive(
   for (const file of ["standby.signal", "recovery.signal"]) await rm(path.join(data, file), { force: true });
   const signalFile = path.join(data, target.kind === "standby" ? "standby.signal" : "recovery.signal");
   await writeFile(signalFile, "", { mode: 0o600 });
-  // Settings of the backed up server that name other directories must not be read.
-  await writeFile(path.join(data, "postgresql.auto.conf"), "", { mode: 0o600 });
-  await writeFile(path.join(data, "pg_hba.conf"), "local all all trust\n", { mode: 0o600 });
-  if (owner !== undefined)
-    for (const file of [signalFile, path.join(data, "postgresql.auto.conf"), path.join(data, "pg_hba.conf")])
-      await chown(file, owner.uid, owner.gid);
+  const hbaFile = path.join(scratch, "pg_hba.conf");
+  await writeFile(hbaFile, "local all all trust\n", { mode: 0o644 });
+  if (owner !== undefined) await chown(signalFile, owner.uid, owner.gid);
   const server = start(options, scratch, script);
   try {
     const client = new ReplayClient(scratch);
@@ -143,7 +140,7 @@ function start(options: ReplayOptions, scratch: string, script: string): ReplayS
     ...targetSettings(target, timeline),
     unix_socket_directories: scratch,
     restore_command: `${script} %f %p`,
-    hba_file: path.join(data, "pg_hba.conf"),
+    hba_file: path.join(scratch, "pg_hba.conf"),
   };
   const args = [
     "-D",

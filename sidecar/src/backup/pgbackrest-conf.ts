@@ -9,6 +9,10 @@ export type BackupPaths = {
   readonly pushScript: string;
   /** The repository has a place for this cluster; without it nothing is pushed. */
   readonly readyFile: string;
+  /** Exit code and words of the last push that failed. */
+  readonly errorFile: string;
+  /** WAL was dropped because too much of it waited. */
+  readonly droppedFile: string;
   readonly log: string;
   readonly spool: string;
   readonly lock: string;
@@ -25,6 +29,8 @@ export function backupPaths(nodeRoot: string, config: BackupConfig): BackupPaths
     conf: `${root}/pgbackrest.conf`,
     pushScript: `${root}/pgbackrest-archive-push`,
     readyFile: `${root}/stanza.ready`,
+    errorFile: `${root}/push.error`,
+    droppedFile: `${root}/push.dropped`,
     log: `${root}/log`,
     spool: `${root}/spool`,
     // Nodes that share a directory share the lock: then pgBackRest itself never lets two of them make a backup.
@@ -181,14 +187,28 @@ export function shellQuote(text: string): string {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** Until the repository has a place for us there is nothing to push to: fail quietly, Postgres comes back. */
+/**
+ * Until the repository has a place for us there is nothing to push to: fail quietly, Postgres comes back. What went
+ * wrong, and that WAL was dropped (archive-push-queue-max), is left in files for the sidecar, which says it in status.
+ */
 export function pushScript(config: BackupConfig, stanza: string, paths: BackupPaths): string {
   const options = `--config=${shellQuote(paths.conf)} --stanza=${shellQuote(stanza)}`;
   return [
     "#!/bin/sh",
     "# archive_command. Written by the sidecar.",
     `[ -e ${shellQuote(paths.readyFile)} ] || exit 1`,
-    `exec ${shellQuote(config.pgbackrest)} ${options} archive-push "$1"`,
+    `output=$(${shellQuote(config.pgbackrest)} ${options} archive-push "$1" 2>&1)`,
+    "code=$?",
+    `[ -z "$output" ] || printf '%s\n' "$output" >&2`,
+    'case "$output" in',
+    `  *"dropped WAL file"*) printf '%s\n' "$1" > ${shellQuote(paths.droppedFile)} ;;`,
+    "esac",
+    "if [ $code -eq 0 ]; then",
+    `  [ ! -e ${shellQuote(paths.errorFile)} ] || rm -f ${shellQuote(paths.errorFile)}`,
+    "else",
+    `  printf '%s\n%s\n' "$code" "$output" > ${shellQuote(paths.errorFile)}`,
+    "fi",
+    "exit $code",
     "",
   ].join("\n");
 }

@@ -1,0 +1,94 @@
+/** Before anything starts: pgBackRest's directories, configuration and scripts, with the owner and rights they need. */
+import {
+  accessSync,
+  chmodSync,
+  chownSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { messageOf } from "@quorate/common";
+import { ConfigError, type SidecarConfig } from "../config.ts";
+import { type PostgresOwner, readSecret } from "../environment.ts";
+import type { BackupConfig } from "./backup-config.ts";
+import {
+  type BackupPaths,
+  type BackupSecrets,
+  type LocalPostgres,
+  pgbackrestConf,
+  pushScript,
+  repositoryPath,
+} from "./pgbackrest-conf.ts";
+
+export type PrepareOptions = {
+  readonly config: Pick<SidecarConfig, "host"> & { readonly backup: BackupConfig };
+  readonly paths: BackupPaths;
+  readonly stanza: string;
+  readonly postgres: LocalPostgres;
+  readonly owner: PostgresOwner;
+};
+
+export function readBackupSecrets(config: BackupConfig): BackupSecrets {
+  const { repository, cipherKeyFile } = config;
+  const secret = (file: string | null | undefined, what: string): string | null =>
+    file === null || file === undefined ? null : readSecret(file, `backup.${what}`);
+  const s3 = repository.type === "s3" ? repository : undefined;
+  return {
+    cipherKey: secret(cipherKeyFile, "cipherKeyFile"),
+    s3Key: secret(s3?.keyFile, "repository.keyFile"),
+    s3KeySecret: secret(s3?.keySecretFile, "repository.keySecretFile"),
+  };
+}
+
+/** Throws ConfigError. The repository itself may be out of reach: that is an alarm, no reason not to start. */
+export function prepareBackup(options: PrepareOptions): void {
+  const { config, paths, stanza, postgres, owner } = options;
+  const { backup } = config;
+  try {
+    accessSync(backup.pgbackrest, constants.X_OK);
+  } catch {
+    throw new ConfigError(
+      `${backup.pgbackrest} is not an executable: set backup.pgbackrest to pgBackRest 2.57 or newer`,
+    );
+  }
+  const secrets = readBackupSecrets(backup);
+  try {
+    for (const directory of [paths.root, paths.log, paths.spool]) makeDirectory(directory, owner);
+    writeOwned(
+      paths.conf,
+      pgbackrestConf({ config: backup, stanza, paths, postgres, secrets, host: config.host }),
+      0o600,
+      owner,
+    );
+    writeOwned(paths.pushScript, pushScript(backup, stanza, paths), 0o700, owner);
+  } catch (error) {
+    throw new ConfigError(`can't prepare ${paths.root}: ${messageOf(error)}`);
+  }
+  const { repository } = backup;
+  if (repository.type !== "posix" || repository.host !== undefined) {
+    makeDirectory(paths.lock, owner);
+    return;
+  }
+  // Only what we make ourselves gets an owner: a mounted repository keeps its.
+  for (const directory of [repository.path, repositoryPath(backup), paths.lock]) {
+    try {
+      if (!existsSync(directory)) makeDirectory(directory, owner);
+    } catch {
+      return; // pgBackRest will say it, again and again, as an alarm
+    }
+  }
+}
+
+function makeDirectory(directory: string, owner: PostgresOwner): void {
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  if (owner !== undefined && statSync(directory).uid !== owner.uid)
+    chownSync(directory, owner.uid, owner.gid);
+}
+
+function writeOwned(file: string, content: string, mode: number, owner: PostgresOwner): void {
+  writeFileSync(file, content, { mode });
+  chmodSync(file, mode);
+  if (owner !== undefined) chownSync(file, owner.uid, owner.gid);
+}

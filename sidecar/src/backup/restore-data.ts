@@ -1,0 +1,129 @@
+/** A backup becomes a data directory: pgBackRest restores the files, then Postgres replays the archive. */
+import { chmod, chown, mkdir, rm } from "node:fs/promises";
+import type { PostgresOwner } from "../environment.ts";
+import { sidecarErrors } from "../error-codes.ts";
+import { type ReplayClient, type ReplayTarget, replayArchive } from "./archive-replay.ts";
+import type { BackupConfig } from "./backup-config.ts";
+import type { Pgbackrest } from "./pgbackrest.ts";
+import { getScript } from "./pgbackrest-conf.ts";
+import { type ArchiveListing, emptyListing } from "./repository-info.ts";
+import { planRestore, type RestorePlan } from "./restore-plan.ts";
+import {
+  defaultSegmentBytes,
+  historyFileName,
+  newestTimeline,
+  parseHistory,
+  segmentNumber,
+} from "./wal-archive.ts";
+
+export type RestoreSource = {
+  readonly plan: RestorePlan;
+  readonly listing: ArchiveListing;
+};
+
+/** Looks into the repository; changes nothing. `label`: this backup and no other. */
+export async function lookForRestore(
+  pgbackrest: Pgbackrest,
+  target: ReplayTarget,
+  label?: string,
+): Promise<RestoreSource> {
+  const info = await pgbackrest.info();
+  if (info.kind !== "ok" || info.backups.length === 0)
+    throw sidecarErrors.error(
+      "nothing_to_restore",
+      'the repository holds no backup of this cluster: see "quorate status" for the reason, or name another repository',
+    );
+  const listing = info.archiveId === null ? emptyListing : await pgbackrest.listArchive(info.archiveId);
+  const timeline = newestTimeline(listing) ?? 1;
+  const file = historyFileName(timeline);
+  const history =
+    info.archiveId !== null && listing.histories.includes(file)
+      ? await pgbackrest.readHistory(info.archiveId, file)
+      : "";
+  const plan = planRestore({
+    backups: info.backups,
+    listing,
+    history: parseHistory(timeline, history),
+    target,
+    segmentBytes: defaultSegmentBytes,
+    ...(label === undefined ? {} : { label }),
+  });
+  return { plan, listing };
+}
+
+export type RestoreDataOptions = {
+  readonly pgbackrest: Pgbackrest;
+  readonly config: BackupConfig;
+  readonly stanza: string;
+  readonly conf: string;
+  readonly binDir: string;
+  readonly osUser: string;
+  readonly owner: PostgresOwner;
+  readonly source: RestoreSource;
+  /** Made anew. */
+  readonly data: string;
+  readonly tablespaces: string;
+  readonly logFile: string;
+  readonly signal: AbortSignal;
+  readonly onProgress: (progress: RestoreProgress) => void;
+  /** With the restored server, before it is stopped. */
+  readonly work?: (client: ReplayClient) => Promise<void>;
+};
+
+export type RestoreProgress =
+  | { readonly kind: "files"; readonly doneBytes: number; readonly totalBytes: number }
+  | { readonly kind: "replay"; readonly lsn: string };
+
+/** The last percentage in pgBackRest's detailed log: "(16KB, 12.34%)". */
+export function parsePercent(chunk: string): number | null {
+  const last = [...chunk.matchAll(/\((?:bundle [^)]*?, )?[\d.]+[KMGT]?i?B?, (\d+(?:\.\d+)?)%\)/g)].at(-1);
+  return last?.[1] === undefined ? null : Number(last[1]);
+}
+
+export async function restoreData(options: RestoreDataOptions): Promise<void> {
+  const { pgbackrest, data, tablespaces, owner, source, signal, onProgress } = options;
+  const { plan, listing } = source;
+  for (const directory of [data, tablespaces]) {
+    await rm(directory, { recursive: true, force: true });
+    await mkdir(directory, { mode: 0o700 });
+    await chmod(directory, 0o700);
+    if (owner !== undefined) await chown(directory, owner.uid, owner.gid);
+  }
+  const totalBytes = plan.backup.databaseBytes;
+  onProgress({ kind: "files", doneBytes: 0, totalBytes });
+  await pgbackrest.command(
+    "restoring the backup",
+    [
+      `--pg1-path=${data}`,
+      `--set=${plan.backup.label}`,
+      "--type=none",
+      `--tablespace-map-all=${tablespaces}`,
+      "--log-level-console=detail",
+      "restore",
+    ],
+    {
+      signal,
+      onOutput: (chunk) => {
+        const percent = parsePercent(chunk);
+        if (percent !== null)
+          onProgress({ kind: "files", doneBytes: Math.round((totalBytes * percent) / 100), totalBytes });
+      },
+    },
+  );
+  await replayArchive(
+    {
+      binDir: options.binDir,
+      data,
+      owner,
+      osUser: options.osUser,
+      getScript: getScript(options.config, options.stanza, options.conf, data, listing.histories),
+      timeline: plan.timeline,
+      target: plan.target,
+      endLsn: (segmentNumber(plan.lastSegment, defaultSegmentBytes) + 1n) * BigInt(defaultSegmentBytes),
+      logFile: options.logFile,
+      signal,
+      onProgress: (lsn) => onProgress({ kind: "replay", lsn }),
+    },
+    options.work,
+  );
+}
