@@ -1,6 +1,7 @@
 // The rows of the failure table: what each situation looks like, and what it asks for.
 
 import {
+  diskHangs,
   hearingLeader,
   type LeaderFact,
   leaderCouldComplete,
@@ -119,6 +120,7 @@ export type RowName =
   | "leader_connection_broken"
   | "leader_silent"
   | "leader_without_quorum"
+  | "leader_disk_hangs"
   | "dead_promise"
   | "change_impossible"
   | "leader_well"
@@ -254,6 +256,23 @@ export const leaderRows: readonly LeaderRow[] = [
         holdMs: options.silentMs,
         startedAtMs: observation.nowMs - Math.min(...trying.map((each) => quietMs(observation, each))),
       };
+    },
+  },
+  {
+    name: "leader_disk_hangs",
+    situation:
+      "a small write to the leader's disk has been waiting too long: nothing is flushed there any more",
+    decision: "change the leader",
+    patience: "the 2 s of the write itself",
+    look: ({ leader, observation }) => {
+      if (leader === null || leader.standing !== "leads" || leader.observed.link !== "connected") {
+        return null;
+      }
+      if (!diskHangs(leader.view)) {
+        return null;
+      }
+      const reason = `the disk of ${leader.id}, leader of term ${leader.term}, has taken no write for ${leader.view.diskStuckMs} ms`;
+      return { reason, holdMs: 0, startedAtMs: observation.nowMs };
     },
   },
   {

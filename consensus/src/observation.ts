@@ -44,6 +44,8 @@ export interface NodeView {
   readonly pending?: Ruleset | null;
   /** Which life of the node this is; a cohort entry of another one doesn't mean it. */
   readonly incarnation?: string | null;
+  /** For how long a small write to the node's disk has been waiting; 0 or absent: none is. */
+  readonly diskStuckMs?: number;
   /** End of the log on this node's disk. */
   readonly flushedLsn?: Lsn | null;
   /** Led `term` until its Postgres stopped or crashed. */
@@ -125,11 +127,19 @@ export function isLost(view: NodeView, rulesets: readonly Ruleset[], id: NodeId)
   );
 }
 
-/** Connected, with a Postgres that answers on its control socket. */
+/** A write that waits for so long is taken for one that never ends: no promise can be made there. */
+export const diskHangsAfterMs = 2_000;
+
+export function diskHangs(view: NodeView): boolean {
+  return (view.diskStuckMs ?? 0) > diskHangsAfterMs;
+}
+
+/** Connected, with a Postgres that answers on its control socket and a disk that takes promises. */
 export function canBeRecruited(observed: Observed | undefined): boolean {
   return (
     observed?.link === "connected" &&
     observed.view !== null &&
+    !diskHangs(observed.view) &&
     (observed.view.postgres === "running" || observed.view.postgres === "starting")
   );
 }

@@ -361,6 +361,20 @@ t.test("a leader cut from its followers: the patience counts from the last that 
   t.end();
 });
 
+t.test("a leader whose disk hangs goes on to send heartbeats, and is replaced", (t) => {
+  const hung = (diskStuckMs: number) =>
+    observation({ n1: { view: { ...leads, diskStuckMs } }, n2: {}, n3: {} });
+  t.equal(brief(decide(hung(2_100)))[0], "leader_disk_hangs changeLeader");
+  t.equal(brief(decide(hung(1_900)))[0], "leader_well nothing");
+  const twoHang = observation({
+    n1: { view: { ...leads, diskStuckMs: 2_100 } },
+    n2: { view: { diskStuckMs: 2_100 } },
+    n3: {},
+  });
+  t.match(brief(decide(twoHang))[0], /^change_impossible wait/, "nobody could promise");
+  t.end();
+});
+
 t.test("every row was seen, and every decision has its row", (t) => {
   const rows = failureTable.map(({ name }) => name);
   t.same([...rows].sort(), [...seenRows].sort());

@@ -62,6 +62,8 @@ export function viewOf(status: NodeStatus, ruleset: Ruleset | null): NodeView {
     ruleset,
     wasLeader: status.wasLeader,
     operatorStopped: status.operatorStopped,
+    flushedLsn: status.flushedLsn,
+    diskStuckMs: status.diskStuckMs,
   };
 }
 

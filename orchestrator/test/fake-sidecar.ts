@@ -145,6 +145,7 @@ export class FakeNode {
       wasLeader: this.wasLeader,
       clone: null,
       controlAgeMs: 0,
+      diskStuckMs: 0,
     };
   }
 

@@ -43,6 +43,7 @@ export function statusOf(id: string, fields: Partial<NodeStatus> = {}): NodeStat
     wasLeader: false,
     clone: null,
     controlAgeMs: 1,
+    diskStuckMs: 0,
     ...fields,
   };
 }

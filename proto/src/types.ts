@@ -183,6 +183,8 @@ export type NodeStatus = {
   readonly clone: Clone | null;
   /** Age of the last message from Postgres's control socket; null: it doesn't answer. Shows a frozen Postgres. */
   readonly controlAgeMs: number | null;
+  /** For how long a small write to the node's disk has been waiting; 0: none is. */
+  readonly diskStuckMs: number;
   /** JSON, see sidecar/src/backup/backup-report.ts; absent: this node has nothing to do with backups. */
   readonly backup?: string;
 };

@@ -113,6 +113,7 @@ const nodeStatusFields = z.object({
   wasLeader: z.boolean(),
   clone: z.object({ from: nodeId, doneBytes: uint53, totalBytes: uint53 }).nullable(),
   controlAgeMsPlusOne: uint32,
+  diskStuckMs: uint32,
   backup: z.string(),
 });
 

@@ -67,6 +67,7 @@ const status: NodeStatus = {
   wasLeader: true,
   clone: { from: nodeId("n2"), doneBytes: 10, totalBytes: 5_000_000_000_000 },
   controlAgeMs: 0,
+  diskStuckMs: 12,
 };
 
 const nothingKnown: NodeStatus = {
@@ -88,6 +89,7 @@ const nothingKnown: NodeStatus = {
   lastExit: null,
   clone: null,
   controlAgeMs: null,
+  diskStuckMs: 0,
 };
 
 const refusal = { code: "stale_term", message: "no", promisedTerm: term(9), promisedTo: coordinatorId("o2") };

@@ -10,6 +10,8 @@ export type NodePaths = {
   readonly state: string;
   readonly promise: string;
   readonly memory: string;
+  /** Written now and then, to see whether the disk works. */
+  readonly diskCheck: string;
   readonly passFile: string;
   readonly run: string;
   readonly controlSocket: string;
@@ -29,6 +31,7 @@ export function nodePaths(root: string): NodePaths {
     state,
     promise: join(state, "promise.json"),
     memory: join(state, "node.json"),
+    diskCheck: join(state, "disk-check"),
     passFile: join(run, "replication.pgpass"),
     run,
     controlSocket: join(run, "control.sock"),

@@ -29,6 +29,7 @@ import type { ControlConnection, RequestLimits } from "./control-client.ts";
 import { sendCommand } from "./control-commands.ts";
 import type { ControlStatus } from "./control-protocol.ts";
 import { DataDirectory } from "./data-directory.ts";
+import { DiskCheck } from "./disk-check.ts";
 import type { PostgresOwner } from "./environment.ts";
 import { MemoryStore } from "./node-memory.ts";
 import type { NodePaths } from "./paths.ts";
@@ -78,6 +79,7 @@ type Pending = SubmitOptions & {
 };
 
 const watchIntervalMs = 250;
+const diskCheckIntervalMs = 500;
 /** Of the answer: crash recovery may have much to read before it knows where the log ends. */
 const attachFenceTimeoutMs = 3_600_000;
 const tooLate: CoreResult = { ok: false, code: "timeout", message: "Postgres didn't come up in time" };
@@ -91,6 +93,7 @@ export class SidecarNode {
   readonly #options: SidecarNodeOptions;
   readonly #promises: PromiseStore;
   readonly memory: MemoryStore;
+  readonly #disk: DiskCheck;
   readonly #pending = new Map<string, Pending>();
   /** Positions that were reported to the coordinator of the promised term. */
   #reported: { readonly promise: Promised; readonly position: Position } | null = null;
@@ -123,6 +126,11 @@ export class SidecarNode {
     });
     this.#promises = promises;
     this.memory = memory;
+    this.#disk = new DiskCheck({
+      file: paths.diskCheck,
+      intervalMs: diskCheckIntervalMs,
+      onError: (message) => logger.warn(`the node's disk can't be written: ${message}`),
+    });
     this.data = new DataDirectory(config, paths, owner);
     const hasData = this.data.exists();
     this.#state = initialNode(nodeId(config.node.id), promise, hasData ? "stopped" : "absent");
@@ -163,6 +171,7 @@ export class SidecarNode {
    * before: a leader that goes on must not look like one that is down.
    */
   async begin(): Promise<void> {
+    this.#disk.start();
     try {
       await this.#adoptOrStart();
     } finally {
@@ -209,6 +218,7 @@ export class SidecarNode {
       ledTerm: current.ledTerm,
       control: this.#control,
       controlAgeMs: Math.round(performance.now() - this.#controlAtMs),
+      diskStuckMs: this.#disk.stuckMs,
       systemIdentifier: this.#systemIdentifier,
       clone: this.#clone,
       backup: this.#options.backup?.report(),
@@ -262,6 +272,7 @@ export class SidecarNode {
   /** For the end of the sidecar. */
   async end(postgres: "stop" | "leave"): Promise<void> {
     clearTimeout(this.#quiesceTimer);
+    this.#disk.stop();
     this.#shutdown.abort();
     if (postgres === "leave") this.supervisor.release();
     else await this.supervisor.stop("fast");

@@ -19,6 +19,7 @@ export type StatusParts = {
   /** The last that was heard from Postgres, in this or an earlier run. */
   readonly control: ControlStatus | null;
   readonly controlAgeMs: number | null;
+  readonly diskStuckMs: number;
   readonly systemIdentifier: string | null;
   readonly clone: Clone | null;
   readonly backup?: BackupReport | undefined;
@@ -80,6 +81,7 @@ export function nodeStatus(parts: StatusParts): NodeStatus {
     wasLeader: !leads && ledTerm > 0 && ledTerm === ofNode,
     clone: parts.clone,
     controlAgeMs: control === null ? null : parts.controlAgeMs,
+    diskStuckMs: parts.diskStuckMs,
     ...(parts.backup === undefined ? {} : { backup: JSON.stringify(parts.backup) }),
   };
 }

@@ -144,6 +144,7 @@ function parts(change: Partial<StatusParts>): StatusParts {
     ledTerm: term(0),
     control: control({ state: "leader", term: 7, leader: "n1", rule: "n1" }),
     controlAgeMs: 3,
+    diskStuckMs: 0,
     systemIdentifier: null,
     clone: null,
     ...change,

@@ -108,13 +108,14 @@ abstract class Writer extends Loop {
   }
 
   protected async turn(): Promise<void> {
-    const leader = this.place.leader();
-    const url = leader === null ? undefined : this.place.nodes.get(leader);
-    if (url === undefined) {
-      await pause(retryPauseMs);
-      return;
-    }
+    // A client that is connected doesn't care whether others see a leader.
     if (this.#client === undefined) {
+      const leader = this.place.leader();
+      const url = leader === null ? undefined : this.place.nodes.get(leader);
+      if (url === undefined) {
+        await pause(retryPauseMs);
+        return;
+      }
       this.#of = leader;
       this.#client = await connect(url, answerTimeoutMs);
       return;
