@@ -76,7 +76,7 @@ export type CohortStep =
   | { readonly kind: "changeLeader"; readonly from: NodeId; readonly to: NodeId; readonly reason: string }
   | { readonly kind: "stop"; readonly node: NodeId; readonly reason: string };
 
-export type CohortRefusalCode = "policy" | "overlap" | "no_successor" | "ruleset";
+export type CohortRefusalCode = "policy" | "overlap" | "no_successor" | "ruleset" | "replaced_node_needed";
 
 /** The goal that a ruleset on its way names, or null when it leads nowhere. `policies`: the built-in ones and the user's. */
 export function goalOfIntent(ruleset: Ruleset, policies: readonly Policy[]): CohortGoal | null {
@@ -175,7 +175,7 @@ function toBeFollowing(situation: Situation, id: NodeId, member: boolean): Cohor
   if (view.promisedTerm > term) {
     return wait(`${id} has promised term ${view.promisedTerm}`);
   }
-  const streams = hearingLeader(observation, leader, options.silentMs).has(id);
+  const streams = view.postgres === "running" && hearingLeader(observation, leader, options.silentMs).has(id);
   const asMember = leader.view.followers.some((each) => each.node === id && each.member);
   if (streams && (asMember || !member)) {
     return null;
@@ -202,28 +202,18 @@ function missingBytes({ leader }: Situation, id: NodeId): Lsn | null {
 /** Null when the rules in force are those of the goal. */
 function towardsRules(situation: Situation): CohortStep | null {
   const { goal, current, leader } = situation;
-  const lost = goal.nodes.filter(({ id }) => {
-    const view = viewOf(situation, id);
-    return view !== null && isLost(view, [current], id);
-  });
-  const unreachable = new Set(lost.map(({ id }) => id));
-  const nodes: readonly CohortNode[] = goal.nodes.map((member) => withIncarnation(situation, member));
-  if (unreachable.size > 0) {
-    // First out, so that neither its old reports nor its new acknowledgements count; then copied; then in again.
-    const rest = nodes.filter(({ id }) => !unreachable.has(id) && memberOf(current, id) !== undefined);
-    const names = [...unreachable].sort(compareIds).join(", ");
-    return towards(
-      situation,
-      rest,
-      nodes,
-      `${names} lost its data and must leave the cohort before it is copied`,
-    );
+  const lost = new Set(goal.nodes.map(({ id }) => id).filter((id) => hasLostData(situation, id)));
+  const unnamed = [...lost].filter((id) => memberOf(current, id)?.incarnation === undefined);
+  const nodes = goal.nodes.map((member) => withIncarnation(situation, member, lost));
+  if (unnamed.length > 0) {
+    return withoutLost(situation, nodes, new Set(unnamed));
   }
   for (const { id } of nodes) {
-    if (id === leader.id || memberOf(current, id) !== undefined) {
+    if (id === leader.id || (memberOf(current, id) !== undefined && !lost.has(id))) {
       continue;
     }
-    const step = toBeFollowing(situation, id, true);
+    // A replaced node streams, but counts only when the ruleset that names its new life is in force.
+    const step = toBeFollowing(situation, id, !lost.has(id));
     if (step !== null) {
       return step;
     }
@@ -232,13 +222,40 @@ function towardsRules(situation: Situation): CohortStep | null {
       return wait(`${id} lacks ${missing} bytes of the log of ${leader.id}`);
     }
   }
-  return towards(situation, nodes, null, "the nodes that join stream from the leader");
+  const step = towards(situation, nodes, null, "the nodes that join stream from the leader");
+  return step?.kind === "refused" && step.code === "replaced_node_needed"
+    ? withoutLost(situation, nodes, lost)
+    : step;
 }
 
-/** Of a node in the cohort: what the cohort says; of one that joins: what it says itself. */
-function withIncarnation(situation: Situation, member: CohortNode): CohortNode {
+function hasLostData(situation: Situation, id: NodeId): boolean {
+  const view = viewOf(situation, id);
+  return view !== null && isLost(view, [situation.current], id);
+}
+
+/**
+ * Where lives are not told apart, or where the record could not become durable without the lost node: first out of the
+ * cohort, so that neither its old reports nor its new acknowledgements count; then copied; then in again.
+ */
+function withoutLost(
+  situation: Situation,
+  nodes: readonly CohortNode[],
+  lost: ReadonlySet<NodeId>,
+): CohortStep | null {
+  const rest = nodes.filter(({ id }) => !lost.has(id) && memberOf(situation.current, id) !== undefined);
+  const names = [...lost].sort(compareIds).join(", ");
+  return towards(
+    situation,
+    rest,
+    nodes,
+    `${names} lost its data and must leave the cohort before it is copied`,
+  );
+}
+
+/** Of a node in the cohort: what the cohort says; of one that joins or was replaced: what it says itself. */
+function withIncarnation(situation: Situation, member: CohortNode, lost: ReadonlySet<NodeId>): CohortNode {
   const { incarnation: _, ...plain } = member;
-  const known = memberOf(situation.current, member.id);
+  const known = lost.has(member.id) ? undefined : memberOf(situation.current, member.id);
   const incarnation =
     known === undefined ? (viewOf(situation, member.id)?.incarnation ?? undefined) : known.incarnation;
   return incarnation === undefined ? plain : { ...plain, incarnation };
@@ -285,6 +302,12 @@ function towards(
       `policy ${goal.policy.name} doesn't fit ${nodes.map(({ id }) => id).join(", ")}: ${why}`,
     );
   }
+  if (intended !== null) {
+    const whole = compilePolicy({ policy: goal.policy, nodes: intended, options: goal.options, version });
+    if (!whole.ok) {
+      return refused("policy", whole.refusals.map(({ message }) => message).join("; "));
+    }
+  }
   const intent: Intent = { policy: goal.policy.name, options: goal.options, nodes: intended ?? nodes };
   const target = intended === null ? compiled.ruleset : { ...compiled.ruleset, intent };
   if (sameRules(current, target)) {
@@ -312,7 +335,9 @@ function towards(
     streaming,
   });
   if (!plan.ok) {
-    return plan.code === "node_not_ready" ? wait(plan.message) : refused("ruleset", plan.message);
+    return plan.code === "node_not_ready"
+      ? wait(plan.message)
+      : refused(plan.code === "replaced_node_needed" ? plan.code : "ruleset", plan.message);
   }
   return {
     kind: "changeRuleset",
@@ -464,9 +489,13 @@ function imagine(observation: Observation, step: Action): Observation {
     }));
   };
   switch (step.kind) {
-    case "follow":
-      stream(step.node, step.leader, step.term, step.member);
+    case "follow": {
+      const view = nodes.get(step.node)?.view;
+      const inForce = nodes.get(step.leader)?.view?.ruleset;
+      const counts = view == null || inForce == null || !isLost(view, [inForce], step.node);
+      stream(step.node, step.leader, step.term, step.member && counts);
       break;
+    }
     case "changeRuleset":
       for (const id of nodes.keys()) {
         change(id, (view) => (view.postgres === "running" ? { ...view, ruleset: step.wanted } : view));

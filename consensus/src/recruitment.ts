@@ -209,8 +209,17 @@ function candidacyProblem(
   rulesets: readonly Ruleset[],
   reports: Reports,
 ): CandidateShortage | null {
+  // A node acknowledges as a member or not at all: whoever one of the rulesets doesn't count helps under none.
+  const recruited = new Set(reports.keys());
   for (const ruleset of rulesets) {
-    const recruited = countedUnder(ruleset, reports);
+    const counted = countedUnder(ruleset, reports);
+    for (const each of recruited) {
+      if (!counted.has(each)) {
+        recruited.delete(each);
+      }
+    }
+  }
+  for (const ruleset of rulesets) {
     const rule = ruleset.leaders.get(id);
     if (rule === undefined) {
       return { node: id, version: ruleset.version, why: "not_eligible", missing: [] };

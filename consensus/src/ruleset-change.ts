@@ -1,8 +1,8 @@
 // The leader method of a rules change: the leader writes a ruleset record, no term changes, nobody waits. This is
 // the check before, and the request; durability under both rules is the leader's own work.
 
-import { formatRule } from "./rule.ts";
-import { checkRuleset, cohortIds, formatRuleset, type Ruleset, sameRuleset } from "./ruleset.ts";
+import { canFulfil, formatRule } from "./rule.ts";
+import { checkRuleset, cohortIds, formatRuleset, memberOf, type Ruleset, sameRuleset } from "./ruleset.ts";
 import type { NodeId, Term } from "./types.ts";
 
 export interface RulesetChangeInput {
@@ -25,7 +25,8 @@ export type RulesetChangeRefusalCode =
   | "old_version"
   | "change_pending"
   | "leader_not_eligible"
-  | "node_not_ready";
+  | "node_not_ready"
+  | "replaced_node_needed";
 
 export type RulesetChangePlan =
   | {
@@ -34,6 +35,16 @@ export type RulesetChangePlan =
       readonly ruleset: { readonly version: number; readonly text: string };
     }
   | { readonly ok: false; readonly code: RulesetChangeRefusalCode; readonly message: string };
+
+/** Nodes of both cohorts that are another life in the second. */
+export function replacedNodes(current: Ruleset, wanted: Ruleset): NodeId[] {
+  return wanted.cohort
+    .filter(({ id, incarnation }) => {
+      const before = memberOf(current, id);
+      return before !== undefined && before.incarnation !== undefined && before.incarnation !== incarnation;
+    })
+    .map(({ id }) => id);
+}
 
 export function planRulesetChange(input: RulesetChangeInput): RulesetChangePlan {
   const { leader, current, wanted } = input;
@@ -77,6 +88,21 @@ export function planRulesetChange(input: RulesetChangeInput): RulesetChangePlan 
       "node_not_ready",
       `${unready.join(", ")} would join the cohort but doesn't stream from ${leader} as a member yet`,
     );
+  }
+  // A later life of a node counts once its own ruleset names it, thus only after this record is durable.
+  const replaced = replacedNodes(current, wanted);
+  if (replaced.length > 0 && input.force !== true) {
+    const counting = new Set(input.streaming).add(leader);
+    for (const id of replaced) {
+      counting.delete(id);
+    }
+    const old = current.leaders.get(leader);
+    if ((old !== undefined && !canFulfil(old, counting)) || !canFulfil(rule, counting)) {
+      return refuse(
+        "replaced_node_needed",
+        `${replaced.join(", ")} lost its data, and without it ruleset ${wanted.version} could not become durable: take it out of the cohort first`,
+      );
+    }
   }
   return {
     ok: true,

@@ -290,7 +290,7 @@ function readNode(item: unknown): CohortNode | null {
 
 /** Made by the sidecar, at random, with the data directory. */
 export function isIncarnation(text: string): boolean {
-  return /^[A-Za-z0-9_-]{1,64}$/.test(text);
+  return /^[A-Za-z0-9._-]{1,64}$/.test(text);
 }
 
 /** The node's entry, when it is in the cohort. */

@@ -5,9 +5,10 @@ import { Checker } from "../../sim/src/checker.ts";
 import type { Body, LogRecord } from "../../sim/src/log.ts";
 import { lastLsn } from "../../sim/src/log.ts";
 import type { StreamMessage } from "../../sim/src/messages.ts";
-import { Machine, type MachineHost, requestOf, resultOf } from "../../sim/src/node-host.ts";
+import { Machine, type MachineHost } from "../../sim/src/node-host.ts";
 import type { Timing } from "../../sim/src/postgres-types.ts";
 import { EventQueue } from "../../sim/src/queue.ts";
+import { requestOf, resultOf } from "../../sim/src/wire.ts";
 import {
   type Call,
   type CallResult,
@@ -31,7 +32,15 @@ import {
   term,
 } from "../src/index.ts";
 
-const timing: Timing = { startMs: 2, fsyncMs: 0.1, slowFsyncMs: 0.1, reconnectMs: 5, heartbeatMs: 10 };
+const timing: Timing = {
+  startMs: 2,
+  fsyncMs: 0.1,
+  slowFsyncMs: 0.1,
+  reconnectMs: 5,
+  heartbeatMs: 10,
+  leaseMs: 0,
+  maxRecordSize: 1,
+};
 
 interface Coordinator {
   state: CoordinatorState;
@@ -80,7 +89,7 @@ export class Lab {
     for (const id of ids) {
       const disk = { records: [...this.#base], flushed: 2, limit: 2, undo: null };
       const promise = { term: term(1), coordinator: coordinatorId("bootstrap") };
-      this.machines.set(id, new Machine(nodeId(id), host, 1, disk, promise));
+      this.machines.set(id, new Machine(nodeId(id), host, 1, { disk, promise, incarnation: null }));
     }
   }
 

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { InvariantViolation } from "../../sim/src/checker.ts";
-import { resultOf } from "../../sim/src/node-host.ts";
+import { resultOf } from "../../sim/src/wire.ts";
 import {
   coordinatorId,
   explainShortage,

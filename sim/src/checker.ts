@@ -1,7 +1,7 @@
 // The all-seeing witness: asserts the invariants of docs/protocol.md after everything that happens.
 
 import { canFulfil, type NodeId, type Rule } from "@quorate/consensus";
-import { type LogRecord, lastLsn } from "./log.ts";
+import type { LogRecord } from "./log.ts";
 
 export class InvariantViolation extends Error {
   readonly invariant: string;
@@ -33,6 +33,7 @@ export class Checker {
   readonly #elections: Election[] = [];
   readonly #reported = new Map<string, number>();
   readonly #reportedTo = new Map<string, string>();
+  readonly #forgetful = new Set<string>();
   readonly #told = new Map<number, string>();
   elections = 0;
 
@@ -70,12 +71,12 @@ export class Checker {
     }
   }
 
-  /** A node drops its log from `count` records on. */
-  truncated(node: string, records: readonly LogRecord[], count: number, limitLsn: number): void {
-    if (lastLsn(records, count) < Math.min(limitLsn, lastLsn(records))) {
+  /** A node drops its log from `count` records on, of which it knows `known` to be committed. */
+  truncated(node: string, count: number, known: number): void {
+    if (count < known) {
       this.fail(
         "I3",
-        `${node} drops its log to ${lastLsn(records, count)}, below its commit LSN ${limitLsn}`,
+        `${node} drops its log to ${count} records, ${known} of which it knows to be committed`,
       );
     }
   }
@@ -173,7 +174,7 @@ export class Checker {
     }
     const key = `${node}/${term}`;
     const other = this.#reportedTo.get(key);
-    if (other !== undefined && other !== coordinator) {
+    if (other !== undefined && other !== coordinator && !this.#forgetful.has(node)) {
       this.fail("I4", `${node} gave term ${term} to ${other} and to ${coordinator}`);
     }
     this.#reportedTo.set(key, coordinator);
@@ -202,6 +203,12 @@ export class Checker {
     if (term < reported) {
       this.fail("I4", `${node} acknowledges in term ${term} after it reported its promise to ${reported}`);
     }
+  }
+
+  /** Its disk is gone, and with it the promises: what a later life does is judged by who counts it. */
+  forgot(node: string): void {
+    this.#reported.delete(node);
+    this.#forgetful.add(node);
   }
 
   promiseRead(node: string, term: number): void {

@@ -19,6 +19,8 @@ interface ReadOperation {
 export class History {
   readonly writes: WriteOperation[] = [];
   readonly #reads: ReadOperation[] = [];
+  readonly #bounded: { readonly atMs: number; readonly lsn: number }[] = [];
+  #others = 0;
   acknowledged = 0;
 
   ask(nowMs: number): number {
@@ -38,8 +40,25 @@ export class History {
     this.#reads.push({ askedMs, answeredMs, lsn });
   }
 
+  /** Of a client that had written or seen the log up to `session`. */
+  sessionRead(session: number, lsn: number): void {
+    this.#others += 1;
+    if (lsn < session) {
+      throw new InvariantViolation(
+        "session",
+        `a client that knew the log up to ${session} is shown the log up to ${lsn}`,
+      );
+    }
+  }
+
+  /** Must show at least what was answered before that time. */
+  boundedRead(freshMs: number, lsn: number): void {
+    this.#others += 1;
+    this.#bounded.push({ atMs: freshMs, lsn });
+  }
+
   get reads(): number {
-    return this.#reads.length;
+    return this.#reads.length + this.#others;
   }
 
   check(committed: readonly LogRecord[]): void {
@@ -75,6 +94,9 @@ export class History {
     for (const read of this.#reads) {
       asked.push({ atMs: read.askedMs, lsn: read.lsn, what: `a read of ${read.lsn}` });
       answered.push({ atMs: read.answeredMs, lsn: read.lsn });
+    }
+    for (const { atMs, lsn } of this.#bounded) {
+      asked.push({ atMs, lsn, what: `a read with bounded staleness of ${lsn}` });
     }
     answered.sort((a, b) => a.atMs - b.atMs);
     asked.sort((a, b) => a.atMs - b.atMs);

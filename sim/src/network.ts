@@ -18,6 +18,7 @@ export class Network {
   readonly #seed: number;
   options: NetworkOptions;
   readonly #blocked = new Map<string, number>();
+  readonly #slow = new Map<string, number>();
   readonly #streams = new Map<string, Random>();
   readonly #broken = new Set<string>();
   readonly #lastArrival = new Map<string, number>();
@@ -45,6 +46,12 @@ export class Network {
 
   heal(): void {
     this.#blocked.clear();
+    this.#slow.clear();
+  }
+
+  /** One direction of one connection takes so much longer. */
+  slow(from: string, to: string, extraMs: number): void {
+    this.#slow.set(`${from}>${to}`, extraMs);
   }
 
   open(from: string, to: string): boolean {
@@ -61,9 +68,10 @@ export class Network {
     return random;
   }
 
-  #delay(random: Random): number {
+  #delay(random: Random, key: string): number {
     const { delayMs, stall, stallMs } = this.options;
-    return random.chance(stall) ? random.between(delayMs, stallMs) : random.between(0.1, delayMs);
+    const extraMs = this.#slow.get(key) ?? 0;
+    return extraMs + (random.chance(stall) ? random.between(delayMs, stallMs) : random.between(0.1, delayMs));
   }
 
   /** A datagram: may be lost, doubled, overtaken. */
@@ -71,8 +79,8 @@ export class Network {
     const random = this.#random(from, to);
     const lost = random.chance(this.options.loss);
     const again = random.chance(this.options.duplicate);
-    const first = this.#delay(random);
-    const second = this.#delay(random);
+    const first = this.#delay(random, `${from}>${to}`);
+    const second = this.#delay(random, `${from}>${to}`);
     if (!this.open(from, to) || lost) {
       return;
     }
@@ -86,7 +94,7 @@ export class Network {
   stream(from: string, to: string, conn: string, deliver: () => void): void {
     const random = this.#random(from, to);
     const lost = random.chance(this.options.loss * 0.3);
-    const delay = this.#delay(random);
+    const delay = this.#delay(random, `${from}>${to}`);
     if (this.#broken.has(conn)) {
       return;
     }

@@ -2,12 +2,8 @@
 
 import {
   term as asTerm,
-  type Call,
-  type CallResult,
   type ControlCommand,
   type ControlResult,
-  type CoordinatorId,
-  formatRuleset,
   initialNode,
   type NodeAnswer,
   type NodeEffect,
@@ -15,22 +11,18 @@ import {
   type NodeId,
   type NodeRequest,
   type NodeState,
-  type NodeView,
   noTerm,
   type Promised,
-  parseRuleset,
-  type RecordedRuleset,
-  type Report,
   type Ruleset,
-  type RulesetText,
   stepNode,
 } from "@quorate/consensus";
 import type { Checker } from "./checker.ts";
+import { Clock } from "./clock.ts";
 import { Freezer } from "./freezer.ts";
-import { lastLsn } from "./log.ts";
+import { type Status, statusOf } from "./machine-status.ts";
 import type { StreamMessage } from "./messages.ts";
 import { Postgres } from "./postgres.ts";
-import { type Disk, defaultTiming, type Timing } from "./postgres-types.ts";
+import type { Disk, Seen, Timing } from "./postgres-types.ts";
 import type { EventQueue } from "./queue.ts";
 import { Random } from "./random.ts";
 
@@ -42,17 +34,19 @@ export interface MachineHost {
   readonly newConnection: (from: NodeId) => string;
   readonly status: (from: NodeId, status: Status) => void;
   readonly reset: (from: NodeId) => void;
-  readonly finishWrite: (write: number, ok: boolean) => void;
-  readonly finishRead: (read: number, lsnSeen: number | null) => void;
+  readonly finishWrite: (write: number, lsnOf: number | null) => void;
+  readonly finishRead: (read: number, seen: Seen | null) => void;
   /** A consistent copy of that node's log up to its commit LSN, if it can be copied now. */
   readonly copyOf: (from: NodeId) => Disk | null;
   readonly trace: (text: string) => void;
 }
 
-export interface Status {
-  readonly view: NodeView;
-  readonly flushedLsn: number;
-  readonly seq: number;
+/** What a machine brings along besides its disk. */
+export interface MachineKit {
+  readonly disk: Disk | null;
+  readonly promise: Promised | null;
+  readonly incarnation: string | null;
+  readonly clock?: Clock;
 }
 
 type ReplyPath = (answer: NodeAnswer) => void;
@@ -64,6 +58,13 @@ export class Machine {
   disk: Disk | null;
   /** state/promise.json */
   promise: Promised | null;
+  /** state/incarnation: which life of this node the data directory is. */
+  incarnation: string | null;
+  readonly clock: Clock;
+  #lives = 1;
+  #diskFactor = 1;
+  #slowRound = 0;
+  #appliedRuleset: Ruleset | null = null;
   postgres: Postgres | null = null;
   #postgresRun = 0;
   readonly #postgresFreezer: Freezer;
@@ -82,13 +83,17 @@ export class Machine {
   #statusPlanned = false;
   #seq = 0;
   operatorStopped = false;
+  /** For the witness: what was acknowledged from them was acknowledged truly. */
+  readonly lostDisks: Disk[] = [];
 
-  constructor(id: NodeId, host: MachineHost, seed: number, disk: Disk | null, promise: Promised | null) {
+  constructor(id: NodeId, host: MachineHost, seed: number, kit: MachineKit) {
     this.id = id;
     this.#host = host;
     this.#random = Random.stream(seed, `machine ${id}`);
-    this.disk = disk;
-    this.promise = promise;
+    this.disk = kit.disk;
+    this.promise = kit.promise;
+    this.incarnation = kit.incarnation;
+    this.clock = kit.clock ?? new Clock(1);
     this.#postgresFreezer = new Freezer(host.queue);
     this.#sidecarFreezer = new Freezer(host.queue);
   }
@@ -109,7 +114,7 @@ export class Machine {
   // ---- processes
 
   #afterPostgres(run: number, delayMs: number, action: () => void): void {
-    this.#host.queue.after(delayMs, () => this.#inPostgres(run, action));
+    this.#host.queue.after(this.clock.worldDelayMs(delayMs), () => this.#inPostgres(run, action));
   }
 
   #inPostgres(run: number, action: () => void): void {
@@ -124,7 +129,7 @@ export class Machine {
 
   #afterSidecar(delayMs: number, action: () => void): void {
     const run = this.#sidecarRun;
-    this.#host.queue.after(delayMs, () => this.#inSidecar(run, action));
+    this.#host.queue.after(this.clock.worldDelayMs(delayMs), () => this.#inSidecar(run, action));
   }
 
   #inSidecar(run: number, action: () => void): void {
@@ -165,7 +170,9 @@ export class Machine {
       this.id,
       this.promise,
       running ? "running" : this.disk === null ? "absent" : "stopped",
+      this.incarnation,
     );
+    this.#appliedRuleset = null;
     this.#paths.clear();
     this.#controls.clear();
     this.#persisting = [];
@@ -223,12 +230,18 @@ export class Machine {
         checker,
         random: this.#random,
         timing,
-        nowMs: () => queue.nowMs,
+        nowMs: () => this.clock.monotonicMs(queue.nowMs),
+        wallMs: () => this.clock.wallMs(queue.nowMs),
+        trueMs: () => queue.nowMs,
+        diskFactor: () => this.#diskFactor,
         after: (delayMs, action) => this.#afterPostgres(run, delayMs, action),
         send: (to, message) => this.#host.sendStream(this.id, to, message),
         newConnection: () => this.#host.newConnection(this.id),
         respond: (requestId, result) => this.#controlled(requestId, result),
-        changed: () => this.pushStatus(),
+        changed: () => {
+          this.#tellApplied();
+          this.pushStatus();
+        },
         finishWrite: this.#host.finishWrite,
         finishRead: this.#host.finishRead,
       },
@@ -242,7 +255,17 @@ export class Machine {
     const { postgres } = this;
     if (postgres !== null) {
       const leads = postgres.leading === null ? noTerm : asTerm(postgres.leading.term);
+      this.#tellApplied();
       this.#feed({ kind: "attached", fenceTerm: asTerm(postgres.fenceTerm), leadsTerm: leads });
+    }
+  }
+
+  /** The sidecar watches which ruleset Postgres has applied. */
+  #tellApplied(): void {
+    const ruleset = this.postgres?.appliedRuleset ?? null;
+    if (ruleset !== this.#appliedRuleset && this.#core !== null) {
+      this.#appliedRuleset = ruleset;
+      this.#feed({ kind: "applied", ruleset });
     }
   }
 
@@ -292,17 +315,59 @@ export class Machine {
 
   #endWrites(postgres: Postgres): void {
     for (const { write } of postgres.leading?.writes ?? []) {
-      this.#host.finishWrite(write, false);
+      this.#host.finishWrite(write, null);
     }
-    for (const { read } of postgres.leading?.reads ?? []) {
-      this.#host.finishRead(read, null);
+    for (const { answer } of postgres.leading?.reads ?? []) {
+      answer(null);
     }
+    postgres.endReads();
   }
 
   powerCut(): void {
     this.#machineUp = false;
     this.crashSidecar(true);
     this.crashPostgres(true);
+  }
+
+  /** The disk is gone with all that was on it; the machine comes back with an empty one. */
+  loseDisk(): void {
+    this.powerCut();
+    if (this.disk !== null) {
+      this.lostDisks.push(this.disk);
+    }
+    this.disk = null;
+    this.promise = null;
+    this.incarnation = null;
+    this.#ledTerm = noTerm;
+    this.#host.checker.forgot(this.id);
+  }
+
+  operatorStop(): void {
+    this.operatorStopped = true;
+    this.crashPostgres();
+  }
+
+  operatorStart(): void {
+    if (this.operatorStopped) {
+      this.operatorStopped = false;
+      this.#startPostgresSoon();
+    }
+  }
+
+  slowDisk(factor: number, ms: number): void {
+    this.#diskFactor = factor;
+    this.#slowRound += 1;
+    const round = this.#slowRound;
+    this.#host.queue.after(ms, () => {
+      if (this.#slowRound === round) {
+        this.#diskFactor = 1;
+      }
+    });
+  }
+
+  healDisk(): void {
+    this.#slowRound += 1;
+    this.#diskFactor = 1;
   }
 
   get up(): boolean {
@@ -374,14 +439,16 @@ export class Machine {
 
   #persist(requestId: string, promise: Promised): void {
     this.#persisting.push(promise);
-    const delay = this.#random.chance(0.03) ? 120 : this.#random.between(0.2, 3);
+    const delay = (this.#random.chance(0.03) ? 120 : this.#random.between(0.2, 3)) * this.#diskFactor;
     this.#persistAtMs = Math.max(this.#persistAtMs, this.#host.queue.nowMs + delay);
-    this.#afterSidecar(this.#persistAtMs - this.#host.queue.nowMs, () => {
+    const run = this.#sidecarRun;
+    const written = (): void => {
       this.#persisting.shift();
       this.promise = promise;
       this.#feed({ kind: "persisted", requestId, ok: true });
       this.pushStatus();
-    });
+    };
+    this.#host.queue.at(this.#persistAtMs, () => this.#inSidecar(run, written));
   }
 
   #control(requestId: string, command: ControlCommand): void {
@@ -389,8 +456,8 @@ export class Machine {
     this.#controls.add(requestId);
     this.#controlAtMs = Math.max(this.#controlAtMs, this.#host.queue.nowMs + this.#random.between(0.05, 1));
     this.#host.trace(`${this.id} ${command.cmd} ${"term" in command ? command.term : ""}`);
-    this.#afterPostgres(run, this.#controlAtMs - this.#host.queue.nowMs, () =>
-      this.postgres?.control(requestId, command),
+    this.#host.queue.at(this.#controlAtMs, () =>
+      this.#inPostgres(run, () => this.postgres?.control(requestId, command)),
     );
   }
 
@@ -410,13 +477,18 @@ export class Machine {
     });
   }
 
-  #whenUp(requestId: string): void {
+  #whenUp(requestId: string, incarnation?: string): void {
     if (this.postgres === null) {
       this.#feed({ kind: "prepared", requestId, ok: false });
     } else if (this.postgres.state === "starting") {
-      this.#afterSidecar(5, () => this.#whenUp(requestId));
+      this.#afterSidecar(5, () => this.#whenUp(requestId, incarnation));
     } else {
-      this.#feed({ kind: "prepared", requestId, ok: true });
+      this.#feed({
+        kind: "prepared",
+        requestId,
+        ok: true,
+        ...(incarnation === undefined ? {} : { incarnation }),
+      });
     }
   }
 
@@ -424,6 +496,10 @@ export class Machine {
     this.#cloning = true;
     this.#feed({ kind: "postgres", state: "cloning" });
     const copy = this.#host.copyOf(from);
+    // A new life, remembered before the copy begins.
+    this.#lives += 1;
+    const incarnation = `${this.id}.${this.#lives}`;
+    this.incarnation = incarnation;
     this.#afterSidecar(this.#random.between(50, 200), () => {
       this.#cloning = false;
       if (copy === null || this.disk !== null) {
@@ -433,7 +509,7 @@ export class Machine {
       }
       this.disk = copy;
       this.#startPostgres();
-      this.#whenUp(requestId);
+      this.#whenUp(requestId, incarnation);
     });
   }
 
@@ -449,6 +525,7 @@ export class Machine {
   // ---- status
 
   pushStatus(): void {
+    this.#tellApplied();
     if (this.#statusPlanned || this.#core === null) {
       return;
     }
@@ -463,107 +540,26 @@ export class Machine {
     });
   }
 
+  /** As its own sidecar would tell it now. */
+  view(): Status["view"] {
+    return this.#status().view;
+  }
+
   #status(): Omit<Status, "seq"> {
-    const { postgres } = this;
-    const common = { promisedTerm: asTerm(this.promisedTerm), operatorStopped: this.operatorStopped };
-    if (postgres === null) {
-      const down = this.disk === null ? (this.#cloning ? "cloning" : "absent") : "crashed";
-      return {
-        flushedLsn: this.disk === null ? 0 : lastLsn(this.disk.records),
-        view: {
-          ...common,
-          postgres: down,
-          state: "",
-          term: this.#ledTerm,
-          inRecovery: true,
-          leader: null,
-          receiver: null,
-          followers: [],
-          ruleset: null,
-          wasLeader: this.#ledTerm > 0,
-        },
-      };
-    }
-    const view = postgres.view();
-    if (postgres.leading !== null) {
+    const { postgres, disk, incarnation, promisedTerm, operatorStopped } = this;
+    if (postgres !== null && postgres.leading !== null) {
       this.#ledTerm = asTerm(postgres.leading.term);
-    } else if (postgres.receiver !== null) {
+    } else if (postgres?.receiver) {
       this.#ledTerm = noTerm;
     }
-    const wasLeader = postgres.leading === null && this.#ledTerm > 0;
-    return {
-      flushedLsn: Number(view.flushedLsn),
-      view: {
-        ...view,
-        ...common,
-        postgres: postgres.state === "starting" ? "starting" : "running",
-        term: wasLeader ? this.#ledTerm : view.term,
-        wasLeader,
-      },
-    };
+    return statusOf({
+      postgres,
+      disk,
+      incarnation,
+      promisedTerm: asTerm(promisedTerm),
+      operatorStopped,
+      cloning: this.#cloning,
+      ledTerm: this.#ledTerm,
+    });
   }
 }
-
-/** What the wire would carry: texts become rulesets again at the coordinator. */
-export function resultOf(node: NodeId, call: Call, answer: NodeAnswer): CallResult {
-  switch (answer.kind) {
-    case "refused":
-      return {
-        kind: "refused",
-        refusal: {
-          code: answer.refusal.controlCode ?? answer.refusal.code,
-          message: answer.refusal.message,
-          ...(answer.refusal.promised === null ? {} : { promisedTerm: answer.refusal.promised.term }),
-        },
-      };
-    case "recruited": {
-      const { position, commitLsn, ruleset, tailRulesets, inRecovery = true } = answer.report;
-      const report: Report = {
-        node,
-        position,
-        commitLsn,
-        ruleset: ruleset === null ? null : readRecordedRuleset(ruleset),
-        tailRulesets: tailRulesets.map(readRecordedRuleset),
-        inRecovery,
-      };
-      return { kind: "recruited", report };
-    }
-    case "position":
-      return { kind: call.method === "fetch" ? "fetched" : "elected", position: answer.position };
-    case "done":
-      return { kind: "following" };
-    default:
-      return answer satisfies never;
-  }
-}
-
-function readRecordedRuleset(text: RulesetText): RecordedRuleset {
-  const { recordedAt } = text;
-  return { ...readRuleset(text), ...(recordedAt === undefined ? {} : { recordedAt }) };
-}
-
-export function readRuleset(text: RulesetText): Ruleset {
-  const checked = parseRuleset(text.text);
-  if (!checked.ok) {
-    throw new Error(`the log holds a ruleset that is not valid: ${text.text}`);
-  }
-  return checked.ruleset;
-}
-
-export function requestOf(call: Call): NodeRequest {
-  const { term, coordinator } = call;
-  switch (call.method) {
-    case "recruit":
-      return { kind: "recruit", term, coordinator, reason: call.reason };
-    case "fetch":
-      return { kind: "fetch", term, coordinator, from: call.from, target: call.target };
-    case "elect":
-      return { kind: "elect", term, coordinator, rule: call.rule, joint: call.joint, ruleset: call.ruleset };
-    case "follow":
-      return { kind: "follow", term, coordinator, leader: call.leader, member: call.member };
-    default:
-      return call satisfies never;
-  }
-}
-
-export { type CoordinatorId, defaultTiming, formatRuleset };

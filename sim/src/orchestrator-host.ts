@@ -2,8 +2,7 @@
 // planned change, over the simulated network.
 
 import {
-  term as asTerm,
-  beginPlannedChange,
+  builtInPolicies,
   type Call,
   type CallResult,
   type ChangeRequest,
@@ -12,10 +11,11 @@ import {
   type CoordinatorState,
   coordinatorId,
   type Decision,
-  type DetectorOptions,
   type DetectorState,
   detect,
   distinctRulesets,
+  goalOfIntent,
+  goalOfRepair,
   highestTerm,
   initialCoordinator,
   initialDetector,
@@ -26,19 +26,22 @@ import {
   type Observation,
   type Observed,
   type Outcome,
-  type PlannedChangeEvent,
-  type PlannedChangeState,
-  type PlannedChangeStep,
-  planRulesetChange,
   type Ruleset,
   stepCoordinator,
-  stepPlannedChange,
   type Term,
 } from "@quorate/consensus";
+import { Clock } from "./clock.ts";
 import { Freezer } from "./freezer.ts";
-import type { Status } from "./node-host.ts";
+import type { Status } from "./machine-status.ts";
+import { OperatorDesk } from "./operator-desk.ts";
 import type { EventQueue } from "./queue.ts";
 import { Random } from "./random.ts";
+import {
+  hastyCoordinatorOptions,
+  patientCoordinatorOptions,
+  simCoordinatorOptions,
+  simDetectorOptions,
+} from "./sim-options.ts";
 
 export interface OrchestratorHost {
   readonly queue: EventQueue;
@@ -55,43 +58,10 @@ export interface OrchestratorHost {
   /** Asks every node for its status at once. */
   readonly watch: (from: string) => void;
   readonly attemptEnded: (ok: boolean) => void;
+  /** An operator's stop, and a restart, of that node's Postgres. */
+  readonly stop: (node: NodeId) => void;
+  readonly restart: (node: NodeId) => void;
 }
-
-export const simCoordinatorOptions: CoordinatorOptions = {
-  graceMs: 5,
-  recruitTimeoutMs: 250,
-  fetchTimeoutMs: 800,
-  electTimeoutMs: 500,
-  followTimeoutMs: 800,
-  establishTimeoutMs: 1_200,
-  backoffMinMs: 30,
-  backoffMaxMs: 1_000,
-};
-
-/** For the storms: attempts come and go quickly. */
-export const hastyCoordinatorOptions: CoordinatorOptions = {
-  graceMs: 2,
-  recruitTimeoutMs: 40,
-  fetchTimeoutMs: 80,
-  electTimeoutMs: 60,
-  followTimeoutMs: 200,
-  establishTimeoutMs: 150,
-  backoffMinMs: 10,
-  backoffMaxMs: 500,
-};
-
-export const simDetectorOptions: DetectorOptions = {
-  silentMs: 900,
-  noLeaderHoldMs: 400,
-  attemptMs: 600,
-  establishMs: 1_500,
-  deadPromiseMs: 1_500,
-  repairHoldMs: 500,
-  stuckMs: 3_000,
-  lagBytes: 1_000,
-  finishHoldMs: 700,
-  staggerMs: 60,
-};
 
 interface Seen {
   status: Status | null;
@@ -110,21 +80,39 @@ export class Orchestrator {
   #run = 0;
   #up = false;
   readonly #freezer: Freezer;
+  readonly #clock: Clock;
+  readonly #desk: OperatorDesk;
   #detector: DetectorState = initialDetector;
   #coordinator: CoordinatorState = initialCoordinator(coordinatorId("none"));
   #seen = new Map<NodeId, Seen>();
   #busy = new Set<NodeId>();
-  #planned: PlannedChangeState | null = null;
   #lookPlannedAtMs = Number.POSITIVE_INFINITY;
   #notBeforeMs = 0;
   #endedTerm: Term = noTerm;
   #rulesets: Ruleset[] = [];
   /** Switched off, it changes leaders only when told to: the sharpest test of the protocol alone. */
   automatic = true;
-  hasty = false;
+  pace: "calm" | "hasty" | "patient" = "calm";
+  /** A leader's lease and the margin for drifting clocks. */
+  leaseWaitMs = 0;
 
-  constructor(name: string, rank: number, host: OrchestratorHost, seed: number) {
+  constructor(name: string, rank: number, host: OrchestratorHost, seed: number, clock = new Clock(1)) {
     this.name = name;
+    this.#clock = clock;
+    this.#desk = new OperatorDesk({
+      name,
+      nowMs: () => this.#nowMs,
+      after: (localMs, action) => this.#after(localMs, action),
+      up: () => this.#up,
+      idle: () => this.idle,
+      observation: () => ({ ...this.#observation(), busy: new Set() }),
+      newestRuleset: () => this.newestRuleset,
+      coordinator: () => this.#coordinator.id,
+      begin: (reason, more) => this.begin(reason, more),
+      request: (node, request, timeoutMs, done) => this.#request(node, request, timeoutMs, done),
+      stop: (node) => host.stop(node),
+      trace: host.trace,
+    });
     this.rank = rank;
     this.#host = host;
     this.#random = Random.stream(seed, `orchestrator ${name}`);
@@ -141,21 +129,31 @@ export class Orchestrator {
     this.#coordinator = initialCoordinator(coordinatorId(`${this.name}.${this.#run}`), this.#options());
     this.#seen = new Map();
     this.#busy = new Set();
-    this.#planned = null;
+    this.#desk.forget();
     this.#lookPlannedAtMs = Number.POSITIVE_INFINITY;
     this.#notBeforeMs = 0;
     this.#rulesets = [];
     this.#host.watch(this.name);
-    this.#lookAt(this.#host.queue.nowMs + 50);
+    this.#lookAt(this.#nowMs + 50);
   }
 
   #options(): CoordinatorOptions {
-    return this.hasty ? hastyCoordinatorOptions : simCoordinatorOptions;
+    switch (this.pace) {
+      case "calm":
+        return simCoordinatorOptions;
+      case "hasty":
+        return hastyCoordinatorOptions;
+      case "patient":
+        return patientCoordinatorOptions;
+      default:
+        return this.pace satisfies never;
+    }
   }
 
   calm(): void {
     this.automatic = true;
-    this.hasty = false;
+    this.pace = "calm";
+    this.#desk.forget();
     this.#coordinator = { ...this.#coordinator, options: this.#options() };
   }
 
@@ -193,7 +191,7 @@ export class Orchestrator {
 
   onStatus(node: NodeId, status: Status): void {
     this.#guard(() => {
-      const nowMs = this.#host.queue.nowMs;
+      const nowMs = this.#nowMs;
       const seen = this.#seen.get(node);
       if (
         seen?.status !== undefined &&
@@ -217,7 +215,7 @@ export class Orchestrator {
       const running = postgres === "running" || postgres === "starting";
       this.#feed({ kind: "status", node, state, term, promisedTerm, running });
       const { leader } = status.view;
-      this.#feedPlanned({ kind: "progress", node, leader, term, flushedLsn: lsn(status.flushedLsn) });
+      this.#desk.feed({ kind: "progress", node, leader, term, flushedLsn: lsn(status.flushedLsn) });
       this.#lookAt(nowMs + 10);
     })();
   }
@@ -227,9 +225,9 @@ export class Orchestrator {
       const seen = this.#seen.get(node);
       if (seen !== undefined) {
         seen.connected = false;
-        seen.resetAtMs = this.#host.queue.nowMs;
-        seen.linkSinceMs = this.#host.queue.nowMs;
-        this.#lookAt(this.#host.queue.nowMs + 10);
+        seen.resetAtMs = this.#nowMs;
+        seen.linkSinceMs = this.#nowMs;
+        this.#lookAt(this.#nowMs + 10);
       }
     })();
   }
@@ -246,7 +244,7 @@ export class Orchestrator {
   }
 
   #observation(): Observation {
-    const nowMs = this.#host.queue.nowMs;
+    const nowMs = this.#nowMs;
     const nodes = new Map<NodeId, Observed>();
     for (const [id, seen] of this.#seen) {
       const silent = nowMs - seen.atMs > 950;
@@ -277,21 +275,18 @@ export class Orchestrator {
       return;
     }
     this.#lookPlannedAtMs = atMs;
-    this.#host.queue.at(
-      atMs,
-      this.#guard(() => {
-        if (this.#lookPlannedAtMs === atMs) {
-          this.#lookPlannedAtMs = Number.POSITIVE_INFINITY;
-          this.#look();
-        }
-      }),
-    );
+    this.#after(atMs - this.#nowMs, () => {
+      if (this.#lookPlannedAtMs === atMs) {
+        this.#lookPlannedAtMs = Number.POSITIVE_INFINITY;
+        this.#look();
+      }
+    });
   }
 
   #look(): void {
-    const nowMs = this.#host.queue.nowMs;
+    const nowMs = this.#nowMs;
     this.#lookAt(nowMs + 300);
-    if (this.#coordinator.attempt !== null || this.#planned !== null) {
+    if (this.#coordinator.attempt !== null || this.#desk.changesLeader) {
       return;
     }
     const { state, decisions } = detect(this.#detector, this.#observation(), simDetectorOptions);
@@ -302,7 +297,7 @@ export class Orchestrator {
   }
 
   #act(decision: Decision): void {
-    const nowMs = this.#host.queue.nowMs;
+    const nowMs = this.#nowMs;
     switch (decision.kind) {
       case "nothing":
         return;
@@ -328,7 +323,14 @@ export class Orchestrator {
   }
 
   #repair({ node, action, leader, reason }: Extract<Decision, { kind: "repair" }>): void {
-    if (action === "replace") {
+    if (action === "replace" || action === "finish") {
+      this.#changeCohort(node, action);
+      return;
+    }
+    if (action === "restart") {
+      this.#busy.add(node);
+      this.#host.restart(node);
+      this.#after(300, () => this.#released(node));
       return;
     }
     const term = this.#seen.get(leader)?.status?.view.term ?? noTerm;
@@ -341,30 +343,49 @@ export class Orchestrator {
       leader,
       member: true,
     };
-    this.#host.request(
-      this.name,
-      node,
-      request,
-      700,
-      this.#guard2((ok) => {
-        this.#host.queue.after(
-          ok ? 20 : 200,
-          this.#guard(() => {
-            this.#busy.delete(node);
-            this.#lookAt(this.#host.queue.nowMs + 1);
-          }),
-        );
-      }),
-    );
+    this.#request(node, request, 700, (ok) => this.#after(ok ? 20 : 200, () => this.#released(node)));
   }
 
-  #guard2(action: (ok: boolean, lsnValue: number) => void): (ok: boolean, lsnValue: number) => void {
+  /** A lost node is let go, copied, and joins again; a change that somebody left behind is finished. */
+  #changeCohort(node: NodeId, action: "replace" | "finish"): void {
+    const ruleset = this.newestRuleset;
+    const goal =
+      ruleset === null
+        ? null
+        : (action === "replace" ? goalOfRepair : goalOfIntent)(ruleset, builtInPolicies);
+    if (goal === null || this.#desk.atWork) {
+      return;
+    }
+    this.#busy.add(node);
+    this.#desk.pursue(goal, 3_000, () => this.#after(200, () => this.#released(node)));
+  }
+
+  #released(node: NodeId): void {
+    this.#busy.delete(node);
+    this.#lookAt(this.#nowMs + 1);
+  }
+
+  #request(
+    node: NodeId,
+    request: NodeRequest,
+    timeoutMs: number,
+    done: (ok: boolean, lsnValue: number) => void,
+  ): void {
     const run = this.#run;
-    return (ok, value) => {
+    this.#host.request(this.name, node, request, timeoutMs, (ok, value) => {
       if (this.#run === run) {
-        this.#guard(() => action(ok, value))();
+        this.#guard(() => done(ok, value))();
       }
-    };
+    });
+  }
+
+  /** On its own clock. */
+  get #nowMs(): number {
+    return this.#clock.monotonicMs(this.#host.queue.nowMs);
+  }
+
+  #after(localMs: number, action: () => void): void {
+    this.#host.queue.after(this.#clock.worldDelayMs(localMs), this.#guard(action));
   }
 
   // ---- leader changes
@@ -379,6 +400,7 @@ export class Orchestrator {
       rulesets: this.#rulesets,
       highestTerm: highestTerm(this.#observation()),
       jitter: this.#random.fraction(),
+      ...(this.leaseWaitMs > 0 ? { leaseWaitMs: this.leaseWaitMs } : {}),
       ...more,
     };
     this.#feed({ kind: "begin", request });
@@ -390,7 +412,7 @@ export class Orchestrator {
   }
 
   get idle(): boolean {
-    return this.#up && this.#coordinator.attempt === null && this.#planned === null;
+    return this.#up && this.#coordinator.attempt === null && !this.#desk.changesLeader;
   }
 
   #feed(event: CoordinatorEvent): void {
@@ -410,10 +432,7 @@ export class Orchestrator {
         }
         case "timer": {
           const { timerId, afterMs } = effect;
-          this.#host.queue.after(
-            afterMs,
-            this.#guard(() => this.#feed({ kind: "timer", timerId })),
-          );
+          this.#after(afterMs, () => this.#feed({ kind: "timer", timerId }));
           break;
         }
         case "note":
@@ -432,158 +451,15 @@ export class Orchestrator {
     this.#host.attemptEnded(outcome.kind === "established");
     if (outcome.kind === "failed") {
       this.#endedTerm = outcome.term;
-      this.#notBeforeMs = this.#host.queue.nowMs + outcome.retryAfterMs;
+      this.#notBeforeMs = this.#nowMs + outcome.retryAfterMs;
     } else {
       this.#learnRuleset(outcome.ruleset);
     }
-    if (this.#planned !== null) {
-      this.#feedPlanned({ kind: "changed", outcome });
-    }
-    this.#lookAt(this.#host.queue.nowMs + 5);
+    this.#desk.feed({ kind: "changed", outcome });
+    this.#lookAt(this.#nowMs + 5);
   }
 
-  // ---- operators
-
-  #leaderNow(): { id: NodeId; status: Status } | null {
-    for (const [id, { status }] of this.#seen) {
-      if (status?.view.state === "leader") {
-        return { id, status };
-      }
-    }
-    return null;
-  }
-
-  switchover(to: NodeId): void {
-    const leader = this.#leaderNow();
-    if (!this.idle || leader === null) {
-      return;
-    }
-    const options = { quiesceTimeoutMs: 300, catchUpTimeoutMs: 400 };
-    const request = {
-      leader: leader.id,
-      term: leader.status.view.term,
-      to,
-      reason: `switchover to ${to}`,
-      options,
-    };
-    this.#performPlanned(beginPlannedChange(request));
-  }
-
-  #feedPlanned(event: PlannedChangeEvent): void {
-    if (this.#planned !== null) {
-      this.#performPlanned(stepPlannedChange(this.#planned, event));
-    }
-  }
-
-  #performPlanned({ state, effects }: PlannedChangeStep): void {
-    this.#planned = state;
-    for (const effect of effects) {
-      switch (effect.kind) {
-        case "quiesce": {
-          const { on, term, timeoutMs } = effect;
-          const done = this.#guard2((ok, value) => {
-            if (on) {
-              this.#feedPlanned(
-                ok ? { kind: "quiesced", lsn: lsn(value) } : { kind: "quiesceFailed", reason: "no answer" },
-              );
-            }
-          });
-          this.#host.request(
-            this.name,
-            effect.node,
-            { kind: "quiesce", term, on, timeoutMs },
-            timeoutMs,
-            done,
-          );
-          break;
-        }
-        case "timer":
-          this.#host.queue.after(
-            effect.afterMs,
-            this.#guard(() => this.#feedPlanned({ kind: "timer" })),
-          );
-          break;
-        case "changeLeader":
-          if (!this.begin(effect.reason, { candidate: effect.candidate })) {
-            const outcome: Outcome = {
-              kind: "failed",
-              term: noTerm,
-              reason: "busy",
-              shortages: [],
-              retryAfterMs: 0,
-              highestTerm: noTerm,
-            };
-            this.#feedPlanned({ kind: "changed", outcome });
-          }
-          break;
-        case "finished":
-          this.#host.trace(`${this.name} planned change: ${effect.reason}`);
-          this.#planned = null;
-          break;
-        default:
-          effect satisfies never;
-      }
-    }
-  }
-
-  /** Leader method: the new ruleset as made from the newest one. */
-  changeRuleset(make: (current: Ruleset) => Ruleset | null, tries = 5): void {
-    const leader = this.#leaderNow();
-    const current = leader?.status.view.ruleset ?? null;
-    const wanted = current === null ? null : make(current);
-    if (!this.#up || leader === null || current === null || wanted === null) {
-      return;
-    }
-    const { term, followers } = leader.status.view;
-    const streaming = new Set(followers.filter((each) => each.member).map((each) => each.node));
-    const plan = planRulesetChange({ leader: leader.id, term, current, pending: null, wanted, streaming });
-    if (!plan.ok && plan.code === "node_not_ready" && tries > 0) {
-      this.#makeMembers(leader.id, term, wanted, streaming);
-      this.#host.queue.after(
-        150,
-        this.#guard(() => this.changeRuleset(make, tries - 1)),
-      );
-      return;
-    }
-    if (!plan.ok) {
-      this.#host.trace(`${this.name} ruleset ${wanted.version} refused: ${plan.message}`);
-      return;
-    }
-    this.#host.trace(`${this.name} asks ${leader.id} for ruleset ${wanted.version}`);
-    const request: NodeRequest = {
-      kind: "changeRuleset",
-      term,
-      rule: plan.rule,
-      ruleset: plan.ruleset,
-      timeoutMs: 800,
-    };
-    this.#host.request(this.name, leader.id, request, 800, () => undefined);
-  }
-
-  /** An observer that joins the cohort first streams as a member. */
-  #makeMembers(leader: NodeId, term: Term, wanted: Ruleset, streaming: ReadonlySet<NodeId>): void {
-    for (const { id } of wanted.cohort) {
-      if (id !== leader && !streaming.has(id)) {
-        const request: NodeRequest = {
-          kind: "follow",
-          term,
-          coordinator: this.#coordinator.id,
-          leader,
-          member: true,
-        };
-        this.#host.request(this.name, id, request, 500, () => undefined);
-      }
-    }
-  }
-
-  /** Coordinator method. */
-  changeByCoordinator(make: (current: Ruleset) => Ruleset | null): void {
-    const current = this.newestRuleset;
-    const wanted = current === null ? null : make(current);
-    if (wanted !== null && this.idle) {
-      this.begin(`coordinator brings in ruleset ${wanted.version}`, { newRuleset: wanted });
-    }
+  get desk(): OperatorDesk {
+    return this.#desk;
   }
 }
-
-export { asTerm };

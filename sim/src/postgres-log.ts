@@ -24,6 +24,8 @@ export abstract class PostgresLog {
   leading: Leading | null = null;
   followers: Follower[] = [];
   #flushing = false;
+  #lookedAt = 0;
+  #appliedRuleset: Ruleset | null = null;
   protected electRequest: string | null = null;
   protected fenceRequests: { requestId: string; term: number }[] = [];
 
@@ -41,7 +43,7 @@ export abstract class PostgresLog {
 
   protected append(recordTerm: number, body: Body): LogRecord {
     const { records } = this.disk;
-    const size = body.kind === "data" ? 1 + this.host.random.below(3) : 1;
+    const size = body.kind === "data" ? 1 + this.host.random.below(this.host.timing.maxRecordSize) : 1;
     const prev = records[records.length - 1] ?? null;
     const record: LogRecord = {
       term: recordTerm,
@@ -64,7 +66,9 @@ export abstract class PostgresLog {
     const upToRecord = this.disk.records[upTo - 1] as LogRecord;
     const { timing, random } = this.host;
     this.host.after(
-      random.chance(0.05) ? timing.slowFsyncMs * random.fraction() : timing.fsyncMs * random.between(0.2, 2),
+      (random.chance(0.05)
+        ? timing.slowFsyncMs * random.fraction()
+        : timing.fsyncMs * random.between(0.2, 2)) * this.host.diskFactor(),
       () => {
         this.#flushing = false;
         // The log may have been truncated and regrown meanwhile: then this flush says nothing about the new records.
@@ -84,6 +88,7 @@ export abstract class PostgresLog {
     if (count > this.applied) {
       this.applied = count;
       this.host.checker.applied(this.host.id, records, count);
+      this.appliedMore();
     }
     if (this.host.random.chance(0.2)) {
       this.disk.limit = this.applied;
@@ -109,8 +114,15 @@ export abstract class PostgresLog {
     return found;
   }
 
+  /** What is applied is never dropped again, so that each record is looked at once. */
   get appliedRuleset(): Ruleset | null {
-    return this.rulesetRecords(0, this.applied).at(-1)?.ruleset ?? null;
+    for (; this.#lookedAt < this.applied; this.#lookedAt += 1) {
+      const { body } = this.disk.records[this.#lookedAt] as LogRecord;
+      if (body.kind === "ruleset") {
+        this.#appliedRuleset = body.ruleset;
+      }
+    }
+    return this.#appliedRuleset;
   }
 
   protected refuse(requestId: string, code: string): void {
@@ -120,6 +132,13 @@ export abstract class PostgresLog {
       message: `${this.host.id}: ${code} in state ${this.state}`,
     });
   }
+
+  get appliedLsn(): number {
+    return lastLsn(this.disk.records, this.applied);
+  }
+
+  /** More of the log can be read. */
+  protected abstract appliedMore(): void;
 
   /** More of the log is on the disk. */
   protected abstract flushedMore(): void;

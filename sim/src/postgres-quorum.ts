@@ -4,7 +4,7 @@ import { commitLsn, type Lsn, lsn, type NodeId } from "@quorate/consensus";
 import { countUpTo, lastLsn } from "./log.ts";
 import type { StreamMessage } from "./messages.ts";
 import { PostgresLog } from "./postgres-log.ts";
-import type { Follower, Leading } from "./postgres-types.ts";
+import type { Follower, LeaderRead, Leading } from "./postgres-types.ts";
 
 export abstract class PostgresQuorum extends PostgresLog {
   protected stopLeading(code: string): void {
@@ -23,10 +23,10 @@ export abstract class PostgresQuorum extends PostgresLog {
       }
     }
     for (const { write } of leading.writes) {
-      this.host.finishWrite(write, false);
+      this.host.finishWrite(write, null);
     }
-    for (const { read } of leading.reads) {
-      this.host.finishRead(read, null);
+    for (const { answer } of leading.reads) {
+      answer(null);
     }
   }
 
@@ -41,7 +41,7 @@ export abstract class PostgresQuorum extends PostgresLog {
   write(write: number): void {
     const { leading } = this;
     if (leading === null || !leading.admits || leading.quiesced) {
-      this.host.finishWrite(write, false);
+      this.host.finishWrite(write, null);
       return;
     }
     const record = this.append(leading.term, { kind: "data", write });
@@ -50,14 +50,30 @@ export abstract class PostgresQuorum extends PostgresLog {
   }
 
   /** A read that waits for one confirmed heartbeat round begun after it. */
-  readLeader(read: number): void {
+  readLeader(answer: LeaderRead["answer"]): void {
     const { leading } = this;
     if (leading === null || !leading.admits) {
-      this.host.finishRead(read, null);
+      answer(null);
       return;
     }
-    leading.reads.push({ read, beat: leading.beat + 1 });
+    leading.reads.push({ beat: leading.beat + 1, answer });
     this.answerReads(leading);
+  }
+
+  /** A read that the leader answers by itself while its lease lasts; otherwise it waits for a round. */
+  readLeased(answer: LeaderRead["answer"]): void {
+    const { leading } = this;
+    if (leading?.admits === true && this.leaseHolds(leading)) {
+      answer(this.appliedLsn);
+    } else {
+      this.readLeader(answer);
+    }
+  }
+
+  /** Counted from when the confirmed round was sent, on this machine's own clock. */
+  protected leaseHolds(leading: Leading): boolean {
+    const sent = leading.beats.get(this.confirmedBeat(leading));
+    return sent !== undefined && this.host.nowMs() < sent.sentMs + this.host.timing.leaseMs;
   }
 
   /** The commit LSN: every rule that counts, from the ruleset record on the new one too. */
@@ -100,7 +116,8 @@ export abstract class PostgresQuorum extends PostgresLog {
     const { records } = this.disk;
     const count = countUpTo(records, durable);
     this.host.checker.committedUpTo(this.host.id, leading.term, records, count);
-    this.limitLsn = lastLsn(records, count);
+    // In bytes, it may lie inside a record; what is applied ends with a whole one.
+    this.limitLsn = durable;
     this.apply();
     if (this.state === "elected") {
       this.becomeLeader(leading);
@@ -109,7 +126,7 @@ export abstract class PostgresQuorum extends PostgresLog {
     while (leading.writes.length > 0 && (leading.writes[0]?.record.lsn ?? 0) <= this.limitLsn) {
       const done = leading.writes.shift();
       if (done !== undefined) {
-        this.host.finishWrite(done.write, true);
+        this.host.finishWrite(done.write, done.record.lsn);
       }
     }
     this.answerQuiesce(leading);
@@ -149,13 +166,11 @@ export abstract class PostgresQuorum extends PostgresLog {
     this.host.changed();
   }
 
-  protected answerReads(leading: Leading): void {
-    if (leading.reads.length === 0) {
-      return;
-    }
+  /** The newest round that a quorum has confirmed under every rule that counts. */
+  protected confirmedBeat(leading: Leading): number {
     const beats = new Map<NodeId, Lsn>([[this.host.id, lsn(leading.beat)]]);
     for (const follower of this.followers) {
-      if (follower.purpose === "follow") {
+      if (follower.purpose === "follow" && follower.member) {
         beats.set(follower.node, lsn(follower.beat));
       }
     }
@@ -163,15 +178,19 @@ export abstract class PostgresQuorum extends PostgresLog {
     for (const rule of leading.joint) {
       confirmed = Math.min(confirmed, Number(commitLsn(rule, beats)));
     }
-    const open: { read: number; beat: number }[] = [];
-    for (const read of leading.reads) {
-      if (read.beat <= confirmed) {
-        this.host.finishRead(read.read, this.limitLsn);
-      } else {
-        open.push(read);
-      }
+    return confirmed;
+  }
+
+  protected answerReads(leading: Leading): void {
+    if (leading.reads.length === 0) {
+      return;
     }
-    leading.reads = open;
+    const confirmed = this.confirmedBeat(leading);
+    const ready = leading.reads.filter((read) => read.beat <= confirmed);
+    leading.reads = leading.reads.filter((read) => read.beat > confirmed);
+    for (const { answer } of ready) {
+      answer(this.appliedLsn);
+    }
   }
 
   protected heartbeat(leading: Leading): void {
@@ -179,6 +198,13 @@ export abstract class PostgresQuorum extends PostgresLog {
       return;
     }
     leading.beat += 1;
+    leading.beats.set(leading.beat, { sentMs: this.host.nowMs(), trueMs: this.host.trueMs() });
+    leading.beats.delete(leading.beat - 40);
+    const beat = this.confirmedBeat(leading);
+    const sent = leading.beats.get(beat);
+    // Before its term record is durable a leader doesn't know what older leaders have answered.
+    const knows = this.limitLsn >= leading.begin.lsn;
+    const confirmed = sent === undefined || !knows ? null : { beat, trueMs: sent.trueMs };
     for (const follower of this.followers) {
       if (follower.purpose === "follow") {
         this.host.send(follower.node, {
@@ -186,6 +212,7 @@ export abstract class PostgresQuorum extends PostgresLog {
           conn: follower.conn,
           commit: this.publishable(),
           beat: leading.beat,
+          confirmed,
         });
       }
     }

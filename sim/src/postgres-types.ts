@@ -12,6 +12,10 @@ export interface Timing {
   readonly slowFsyncMs: number;
   readonly reconnectMs: number;
   readonly heartbeatMs: number;
+  /** How long a confirmed heartbeat lets a leader answer reads by itself; 0: never. */
+  readonly leaseMs: number;
+  /** In LSNs. */
+  readonly maxRecordSize: number;
 }
 
 export const defaultTiming: Timing = {
@@ -20,6 +24,8 @@ export const defaultTiming: Timing = {
   slowFsyncMs: 150,
   reconnectMs: 40,
   heartbeatMs: 150,
+  leaseMs: 0,
+  maxRecordSize: 3,
 };
 
 /** What survives: the log (its first `flushed` records even a power cut) and the persisted replay limit. */
@@ -37,15 +43,35 @@ export interface PostgresHost {
   readonly checker: Checker;
   readonly random: Random;
   readonly timing: Timing;
+  /** This machine's monotonic clock: its rate is its own. */
   readonly nowMs: () => number;
+  /** This machine's wall clock, which may jump. Nothing that is right asks for it. */
+  readonly wallMs: () => number;
+  /** The witness's time: may travel along, and nobody may decide by it. */
+  readonly trueMs: () => number;
+  /** How many times slower the disk is now. */
+  readonly diskFactor: () => number;
   /** Runs unless the process has ended by then. */
   readonly after: (delayMs: number, run: () => void) => void;
   readonly send: (to: string, message: StreamMessage) => void;
   readonly newConnection: () => string;
   readonly respond: (requestId: string, result: ControlResult) => void;
   readonly changed: () => void;
-  readonly finishWrite: (write: number, ok: boolean) => void;
-  readonly finishRead: (read: number, lsnSeen: number | null) => void;
+  /** `lsnOf` is the LSN that an acknowledged write got. */
+  readonly finishWrite: (write: number, lsnOf: number | null) => void;
+  readonly finishRead: (read: number, seen: Seen | null) => void;
+}
+
+/** What a read saw: the log up to an LSN; by the witness's time, not older than `freshMs`. */
+export interface Seen {
+  readonly lsn: number;
+  readonly freshMs?: number;
+}
+
+export interface Beat {
+  /** On the leader's own clock. */
+  readonly sentMs: number;
+  readonly trueMs: number;
 }
 
 export interface Follower {
@@ -68,6 +94,10 @@ export interface Receiver {
   streaming: boolean;
   heardAtMs: number;
   beat: number;
+  /** When each of the last rounds arrived here, on this machine's clock. */
+  readonly arrivals: Map<number, number>;
+  /** The newest round that the leader's quorum has confirmed: when it arrived here; by the witness, when it was sent. */
+  fresh: { readonly arrivedMs: number; readonly trueMs: number } | null;
   readonly requestId: string;
   readonly targetLsn: number;
   readonly targetTerm: number;
@@ -88,6 +118,13 @@ export interface Leading {
   quiesceRequest: string | null;
   quiesceRound: number;
   writes: { write: number; record: LogRecord }[];
-  reads: { read: number; beat: number }[];
+  reads: LeaderRead[];
   beat: number;
+  readonly beats: Map<number, Beat>;
+}
+
+/** Waits until a round that began after it is confirmed. */
+export interface LeaderRead {
+  readonly beat: number;
+  readonly answer: (lsnSeen: number | null) => void;
 }

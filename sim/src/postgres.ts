@@ -13,10 +13,10 @@ import {
 } from "@quorate/consensus";
 import { countUpTo, forkOf, historyOf, type LogRecord, lastLsn, lastTerm } from "./log.ts";
 import type { StreamMessage } from "./messages.ts";
-import { PostgresQuorum } from "./postgres-quorum.ts";
-import type { Follower, Receiver } from "./postgres-types.ts";
+import { PostgresReads } from "./postgres-reads.ts";
+import type { Follower } from "./postgres-types.ts";
 
-export class Postgres extends PostgresQuorum {
+export class Postgres extends PostgresReads {
   control(requestId: string, command: ControlCommand): void {
     switch (command.cmd) {
       case "fence":
@@ -170,44 +170,6 @@ export class Postgres extends PostgresQuorum {
     this.host.changed();
   }
 
-  protected newReceiver(
-    purpose: "follow" | "fetch",
-    leader: NodeId,
-    term: number,
-    member: boolean,
-    requestId: string,
-    targetLsn: number,
-    targetTerm: number,
-  ): Receiver {
-    return {
-      purpose,
-      leader,
-      term,
-      member,
-      conn: "",
-      streaming: false,
-      heardAtMs: this.host.nowMs(),
-      beat: 0,
-      requestId,
-      targetLsn,
-      targetTerm,
-    };
-  }
-
-  protected stopReceiver(code: string): void {
-    const { receiver } = this;
-    if (receiver === null) {
-      return;
-    }
-    if (receiver.conn !== "") {
-      this.host.send(receiver.leader, { kind: "closed", conn: receiver.conn });
-    }
-    this.receiver = null;
-    if (receiver.requestId !== "") {
-      this.refuse(receiver.requestId, code);
-    }
-  }
-
   protected elect(requestId: string, command: Extract<ControlCommand, { cmd: "elect" }>): void {
     const problem = this.grantProblem(command.term);
     if (problem !== null) {
@@ -246,6 +208,7 @@ export class Postgres extends PostgresQuorum {
       writes: [],
       reads: [],
       beat: 0,
+      beats: new Map(),
     };
     this.electRequest = requestId;
     this.startFlush();
@@ -332,6 +295,9 @@ export class Postgres extends PostgresQuorum {
       case "ack":
         this.onAck(message);
         return;
+      case "ask":
+        this.onAsk(message);
+        return;
       case "closed":
         this.onClosed(message.conn);
         return;
@@ -339,6 +305,7 @@ export class Postgres extends PostgresQuorum {
       case "welcome":
       case "wal":
       case "heartbeat":
+      case "told":
         this.onReceived(message);
         return;
       default:
@@ -371,147 +338,6 @@ export class Postgres extends PostgresQuorum {
     this.host.send(from, { kind: "welcome", conn: hello.conn, fork });
     this.stream(follower);
     this.host.changed();
-  }
-
-  protected onClosed(conn: string): void {
-    const before = this.followers.length;
-    this.followers = this.followers.filter((follower) => follower.conn !== conn);
-    const { receiver } = this;
-    if (receiver !== null && receiver.conn === conn) {
-      receiver.conn = "";
-      receiver.streaming = false;
-      this.reconnectLater(receiver);
-    }
-    if (before !== this.followers.length || receiver?.conn === "") {
-      this.host.changed();
-    }
-  }
-
-  protected connect(): void {
-    const { receiver } = this;
-    if (receiver === null || receiver.conn !== "") {
-      return;
-    }
-    receiver.conn = this.host.newConnection();
-    receiver.streaming = false;
-    const { purpose, member, term } = receiver;
-    const history = historyOf(this.disk.records);
-    this.host.send(receiver.leader, {
-      kind: "hello",
-      conn: receiver.conn,
-      node: this.host.id,
-      purpose,
-      member,
-      term,
-      history,
-    });
-    const { conn } = receiver;
-    // wal_receiver_timeout: a connection that says nothing is given up.
-    const watch = (): void => {
-      if (this.receiver !== receiver || receiver.conn !== conn) {
-        return;
-      }
-      if (this.host.nowMs() - receiver.heardAtMs > 5 * this.host.timing.heartbeatMs) {
-        this.host.send(receiver.leader, { kind: "closed", conn });
-        this.onClosed(conn);
-      } else {
-        this.host.after(3 * this.host.timing.heartbeatMs, watch);
-      }
-    };
-    receiver.heardAtMs = this.host.nowMs();
-    this.host.after(3 * this.host.timing.heartbeatMs, watch);
-  }
-
-  protected reconnectLater(receiver: Receiver): void {
-    this.host.after(this.host.timing.reconnectMs, () => {
-      if (this.receiver === receiver) {
-        this.connect();
-      }
-    });
-  }
-
-  protected onReceived(
-    message: Extract<StreamMessage, { kind: "reject" | "welcome" | "wal" | "heartbeat" }>,
-  ): void {
-    const { receiver } = this;
-    if (receiver === null || receiver.conn !== message.conn) {
-      return;
-    }
-    receiver.heardAtMs = this.host.nowMs();
-    switch (message.kind) {
-      case "reject":
-        this.onClosed(message.conn);
-        return;
-      case "welcome":
-        receiver.streaming = true;
-        this.truncate(message.fork);
-        this.acknowledge(receiver);
-        this.checkTarget(receiver);
-        this.host.changed();
-        return;
-      case "wal":
-        for (const record of message.records) {
-          this.host.checker.linked(this.host.id, this.disk.records[this.disk.records.length - 1], record);
-          this.disk.records.push(record);
-        }
-        this.hearCommit(receiver, message.commit);
-        this.startFlush();
-        return;
-      case "heartbeat":
-        receiver.beat = Math.max(receiver.beat, message.beat);
-        this.hearCommit(receiver, message.commit);
-        this.acknowledge(receiver);
-        return;
-      default:
-        message satisfies never;
-    }
-  }
-
-  /** Drops what the sender's history contradicts. It was never applied, so nothing else is to be done. */
-  protected truncate(fork: number): void {
-    const { disk } = this;
-    const count = countUpTo(disk.records, fork);
-    if (count === disk.records.length) {
-      return;
-    }
-    this.host.checker.truncated(this.host.id, disk.records, count, this.limitLsn);
-    disk.undo ??= { records: [...disk.records], flushed: disk.flushed };
-    disk.records.length = count;
-    disk.flushed = Math.min(disk.flushed, count);
-  }
-
-  protected hearCommit(receiver: Receiver, commit: number): void {
-    if (receiver.purpose === "follow" && commit > this.limitLsn) {
-      this.limitLsn = commit;
-      this.apply();
-    }
-  }
-
-  protected acknowledge(receiver: Receiver): void {
-    if (receiver.purpose !== "follow") {
-      return;
-    }
-    const { id, checker } = this.host;
-    const flushed = lastLsn(this.disk.records, this.disk.flushed);
-    checker.acknowledged(id, receiver.term);
-    this.host.send(receiver.leader, { kind: "ack", conn: receiver.conn, flushed, beat: receiver.beat });
-  }
-
-  protected checkTarget(receiver: Receiver): void {
-    const { records, flushed } = this.disk;
-    if (receiver.purpose !== "fetch" || this.receiver !== receiver || flushed < records.length) {
-      return;
-    }
-    if (lastLsn(records) === receiver.targetLsn && lastTerm(records) === receiver.targetTerm) {
-      this.host.send(receiver.leader, { kind: "closed", conn: receiver.conn });
-      this.receiver = null;
-      this.state = "fenced";
-      this.host.respond(receiver.requestId, {
-        ok: true,
-        position: { term: asTerm(lastTerm(records)), lsn: lsn(lastLsn(records)) },
-      });
-      this.host.changed();
-    }
   }
 
   view(): Omit<NodeView, "postgres" | "promisedTerm" | "wasLeader" | "operatorStopped" | "incarnation"> {

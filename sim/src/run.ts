@@ -1,6 +1,7 @@
 // One seed, and making a failing script smaller.
 
-import { planOf, type WorldPlan } from "./script.ts";
+import { planOf } from "./plans.ts";
+import type { WorldPlan } from "./script.ts";
 import { type RunResult, World } from "./world.ts";
 
 export function runSeed(seed: number, keepTrace = false, short = true): RunResult {

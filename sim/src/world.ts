@@ -6,22 +6,28 @@ import {
   type Call,
   type CallResult,
   coordinatorId,
+  isLost,
   type NodeId,
   type NodeRequest,
-  planRulesetChange,
   type Ruleset,
 } from "@quorate/consensus";
 import { Checker, InvariantViolation } from "./checker.ts";
+import { Clients } from "./clients.ts";
+import { Clock } from "./clock.ts";
+import { Faults } from "./faults.ts";
 import { History } from "./history.ts";
 import { type LogRecord, lastLsn } from "./log.ts";
+import type { Status } from "./machine-status.ts";
 import type { StreamMessage } from "./messages.ts";
 import { Network, type NetworkOptions } from "./network.ts";
-import { defaultTiming, Machine, type MachineHost, requestOf, resultOf, type Status } from "./node-host.ts";
+import { Machine, type MachineHost } from "./node-host.ts";
 import { Orchestrator, type OrchestratorHost } from "./orchestrator-host.ts";
-import type { Disk } from "./postgres-types.ts";
+import { type Disk, defaultTiming } from "./postgres-types.ts";
 import { EventQueue } from "./queue.ts";
-import { Random } from "./random.ts";
-import { type Action, orchestratorNames, rulesetOf, type WorldPlan } from "./script.ts";
+import { rulesetOf } from "./rulesets.ts";
+import { orchestratorNames, type WorldPlan } from "./script.ts";
+import { leaseMargin } from "./sim-options.ts";
+import { requestOf, resultOf } from "./wire.ts";
 
 export interface RunResult {
   readonly seed: number;
@@ -55,21 +61,23 @@ export class World {
   #events = 0;
   #connections = 0;
   #attempts = 0;
-  #healed = false;
-  #clients = new Map<number, (ok: boolean) => void>();
-  #readers = new Map<number, (lsnSeen: number | null) => void>();
-  #readIds = 0;
+  healed = false;
+  readonly clients: Clients;
+  readonly #clocks = new Map<string, Clock>();
+  readonly #faults: Faults;
   #keepTrace: boolean;
 
   constructor(plan: WorldPlan, keepTrace = false) {
     this.plan = plan;
     this.#keepTrace = keepTrace;
-    this.network = new Network(this.queue, plan.seed, this.#networkOptions());
+    this.network = new Network(this.queue, plan.seed, this.networkOptions());
+    this.clients = new Clients(this);
+    this.#faults = new Faults(this);
     this.checker = new Checker({ holders: (record) => this.#holders(record) });
     this.#build();
   }
 
-  #networkOptions(): NetworkOptions {
+  networkOptions(): NetworkOptions {
     const { loss, duplicate, stall, stallMs } = this.plan;
     return { loss, duplicate, delayMs: 3, stall, stallMs };
   }
@@ -89,9 +97,10 @@ export class World {
   #holders(record: LogRecord): Set<NodeId> {
     const holders = new Set<NodeId>();
     for (const machine of this.machines.values()) {
-      const { disk } = machine;
-      if (disk !== null && record.index < disk.flushed && disk.records[record.index] === record) {
-        holders.add(machine.id);
+      for (const disk of [machine.disk, ...machine.lostDisks]) {
+        if (disk !== null && record.index < disk.flushed && disk.records[record.index] === record) {
+          holders.add(machine.id);
+        }
       }
     }
     return holders;
@@ -101,7 +110,9 @@ export class World {
 
   #build(): void {
     const { plan } = this;
-    const founding = plan.nodes.filter((member) => plan.founders.includes(member.id));
+    const founding = plan.nodes
+      .filter((member) => plan.founders.includes(member.id))
+      .map((member) => ({ ...member, incarnation: `${member.id}.1` }));
     const ruleset = rulesetOf(plan.policy, founding, 1) as Ruleset;
     const begin: LogRecord = { term: 1, lsn: 1, index: 0, prev: null, body: { kind: "begin" } };
     const rules: LogRecord = { term: 1, lsn: 2, index: 1, prev: begin, body: { kind: "ruleset", ruleset } };
@@ -116,22 +127,33 @@ export class World {
         ? { records: [begin, rules], flushed: 2, limit: 2, undo: null }
         : null;
       const promise = founder ? { term: asTerm(1), coordinator: coordinatorId("bootstrap") } : null;
-      this.machines.set(member.id, new Machine(member.id, host, plan.seed, disk, promise));
+      const incarnation = founder ? `${member.id}.1` : null;
+      const kit = { disk, promise, incarnation, clock: this.clock(member.id) };
+      this.machines.set(member.id, new Machine(member.id, host, plan.seed, kit));
     }
     const orchestratorHost = this.#orchestratorHost();
     for (const [index, name] of orchestratorNames(plan.orchestrators).entries()) {
-      const orchestrator = new Orchestrator(name, index, orchestratorHost, plan.seed);
+      const orchestrator = new Orchestrator(name, index, orchestratorHost, plan.seed, this.clock(name));
       orchestrator.automatic = plan.automatic;
-      orchestrator.hasty = plan.hasty;
+      orchestrator.pace = plan.pace;
+      orchestrator.leaseWaitMs = Math.ceil(plan.leaseMs * leaseMargin);
       this.orchestrators.push(orchestrator);
     }
   }
 
+  /** Each machine's own, from the plan. */
+  clock(name: string): Clock {
+    const known = this.#clocks.get(name) ?? new Clock(this.plan.clockRates[name] ?? 1);
+    this.#clocks.set(name, known);
+    return known;
+  }
+
   #machineHost(): MachineHost {
+    const { leaseMs, heartbeatMs } = this.plan;
     return {
       queue: this.queue,
       checker: this.checker,
-      timing: defaultTiming,
+      timing: { ...defaultTiming, leaseMs, heartbeatMs },
       newConnection: (from) => {
         this.#connections += 1;
         return `${from}#${this.#connections}`;
@@ -143,8 +165,8 @@ export class World {
           this.network.datagram(from, orchestrator.name, () => orchestrator.onReset(from), false);
         }
       },
-      finishWrite: (write, ok) => this.#clients.get(write)?.(ok),
-      finishRead: (read, lsnSeen) => this.#readers.get(read)?.(lsnSeen),
+      finishWrite: (write, lsnOf) => this.clients.finishWrite(write, lsnOf),
+      finishRead: (read, seen) => this.clients.finishRead(read, seen),
       copyOf: (from) => this.#copyOf(from),
       trace: (text) => this.note(text),
     };
@@ -192,6 +214,8 @@ export class World {
       attemptEnded: () => {
         this.#attempts += 1;
       },
+      stop: (node) => this.machines.get(node)?.operatorStop(),
+      restart: (node) => this.machines.get(node)?.crashPostgres(),
       call: (from, call, done) => this.#call(from, call, done),
       request: (from, node, request, timeoutMs, done) => this.#request(from, node, request, timeoutMs, done),
     };
@@ -271,230 +295,6 @@ export class World {
     });
   }
 
-  // ---- clients
-
-  #startClients(): void {
-    for (let client = 0; client < this.plan.clients; client += 1) {
-      const random = Random.stream(this.plan.seed, `client ${client}`);
-      this.queue.after(random.between(0, 100), () => this.#client(random));
-    }
-  }
-
-  #client(random: Random): void {
-    const again = (): void => this.queue.after(random.between(1, 60), () => this.#client(random));
-    // Any node that thinks it leads will do: clients can't know better.
-    const leaders = [...this.machines.values()].filter(
-      (machine) => machine.postgres?.leading?.admits === true,
-    );
-    if (leaders.length === 0) {
-      this.queue.after(40, () => this.#client(random));
-      return;
-    }
-    const machine = random.pick(leaders);
-    const travelMs = random.chance(0.05) ? random.between(5, 400) : random.between(0.1, 2);
-    if (random.chance(0.7)) {
-      this.#write(machine, travelMs, again);
-    } else {
-      this.#read(machine, travelMs, again);
-    }
-  }
-
-  #write(machine: Machine, travelMs: number, again: () => void): void {
-    const write = this.history.ask(this.queue.nowMs);
-    let open = true;
-    const finish = (): void => {
-      if (open) {
-        open = false;
-        again();
-      }
-    };
-    this.#clients.set(write, (ok) => {
-      this.#clients.delete(write);
-      if (ok) {
-        this.queue.after(travelMs, () => this.history.acknowledge(write, this.queue.nowMs));
-      }
-      this.queue.after(travelMs, finish);
-    });
-    this.queue.after(travelMs, () => {
-      if (!machine.client((postgres) => postgres.write(write))) {
-        this.#clients.get(write)?.(false);
-      }
-    });
-    this.queue.after(400, finish);
-  }
-
-  #read(machine: Machine, travelMs: number, again: () => void): void {
-    this.#readIds += 1;
-    const read = this.#readIds;
-    const askedMs = this.queue.nowMs;
-    let open = true;
-    const finish = (): void => {
-      if (open) {
-        open = false;
-        again();
-      }
-    };
-    this.#readers.set(read, (lsnSeen) => {
-      this.#readers.delete(read);
-      this.queue.after(travelMs, () => {
-        if (lsnSeen !== null) {
-          this.history.read(askedMs, this.queue.nowMs, lsnSeen);
-        }
-        finish();
-      });
-    });
-    this.queue.after(travelMs, () => {
-      if (!machine.client((postgres) => postgres.readLeader(read))) {
-        this.#readers.get(read)?.(null);
-      }
-    });
-    this.queue.after(600, finish);
-  }
-
-  // ---- faults and operators
-
-  #perform(action: Action): void {
-    this.note(`--- ${JSON.stringify(action)}`);
-    switch (action.kind) {
-      case "killPostgres":
-        this.machines.get(action.node)?.crashPostgres();
-        return;
-      case "killSidecar":
-        this.#killSidecar(action.node, action.downMs);
-        return;
-      case "killBoth":
-        this.#killSidecar(action.node, action.downMs);
-        this.machines.get(action.node)?.crashPostgres();
-        return;
-      case "powerCut":
-        for (const id of action.nodes) {
-          const machine = this.machines.get(id);
-          machine?.powerCut();
-          this.queue.after(action.downMs, () => machine?.boot());
-        }
-        return;
-      case "freezePostgres":
-        this.machines.get(action.node)?.freezePostgres(action.ms);
-        return;
-      case "freezeSidecar":
-        this.machines.get(action.node)?.freezeSidecar(action.ms);
-        return;
-      case "freezeOrchestrator":
-        this.orchestrators[action.at]?.freeze(action.ms);
-        return;
-      case "killOrchestrator": {
-        const orchestrator = this.orchestrators[action.at];
-        orchestrator?.crash();
-        this.queue.after(action.downMs, () => orchestrator?.start());
-        return;
-      }
-      case "cut":
-        this.#cut(action);
-        return;
-      case "slow": {
-        const before = this.network.options;
-        this.network.options = {
-          ...before,
-          delayMs: action.delayMs,
-          stallMs: action.stallMs,
-          stall: Math.max(before.stall, 0.05),
-        };
-        this.queue.after(action.ms, () => {
-          if (!this.#healed) {
-            this.network.options = this.#networkOptions();
-          }
-        });
-        return;
-      }
-      case "switchover":
-        this.orchestrators[action.at]?.switchover(action.to);
-        return;
-      case "change":
-        this.orchestrators[action.at]?.begin("told to", {
-          ...(action.candidate === null ? {} : { candidate: action.candidate }),
-          ...(action.lease ? { leaseWaitMs: 100 } : {}),
-        });
-        return;
-      case "rules":
-        this.#changeRules(action);
-        return;
-      case "rulesNow":
-        this.#rulesNow(action);
-        return;
-      default:
-        action satisfies never;
-    }
-  }
-
-  #killSidecar(id: NodeId, downMs: number): void {
-    const machine = this.machines.get(id);
-    machine?.crashSidecar();
-    this.queue.after(downMs, () => machine?.startSidecar());
-  }
-
-  #cut({ pairs, ms }: Extract<Action, { kind: "cut" }>): void {
-    for (const [from, to] of pairs) {
-      this.network.block(from, to);
-    }
-    this.queue.after(ms, () => {
-      if (!this.#healed) {
-        for (const [from, to] of pairs) {
-          this.network.unblock(from, to);
-        }
-      }
-    });
-  }
-
-  #changeRules({ at, policy, without, byCoordinator }: Extract<Action, { kind: "rules" }>): void {
-    const orchestrator = this.orchestrators[at];
-    const make = (current: Ruleset): Ruleset | null => {
-      const members = this.plan.nodes.filter(
-        (member) => !without.includes(member.id) && this.machines.get(member.id)?.disk !== null,
-      );
-      return rulesetOf(policy, members, current.version + 1);
-    };
-    if (byCoordinator) {
-      orchestrator?.changeByCoordinator(make);
-    } else {
-      orchestrator?.changeRuleset(make);
-    }
-  }
-
-  #rulesNow({ policy, without }: Extract<Action, { kind: "rulesNow" }>): void {
-    const leader = this.#leader();
-    const leading = leader?.postgres?.leading;
-    const current = leader?.postgres?.view().ruleset;
-    if (!leader || !leading || !current) {
-      return;
-    }
-    const members = this.plan.nodes.filter(
-      (member) => !without.includes(member.id) && this.machines.get(member.id)?.disk !== null,
-    );
-    let wanted: Ruleset | null = null;
-    for (let more = 0; more < 10 && wanted === null; more += 1) {
-      const made = rulesetOf(policy + more, members, current.version + 1);
-      wanted = made?.leaders.has(leader.id) === true ? made : null;
-    }
-    if (wanted === null) {
-      return;
-    }
-    const joined = leader.postgres?.followers.filter((each) => each.member) ?? [];
-    const streaming = new Set(joined.map((each) => each.node));
-    const term = asTerm(leading.term);
-    const plan = planRulesetChange({ leader: leader.id, term, current, pending: null, wanted, streaming });
-    if (plan.ok) {
-      this.note(`operator asks ${leader.id} for ruleset ${wanted.version}`);
-      const request: NodeRequest = {
-        kind: "changeRuleset",
-        term,
-        rule: plan.rule,
-        ruleset: plan.ruleset,
-        timeoutMs: 800,
-      };
-      leader.request(request, () => undefined);
-    }
-  }
-
   // ---- running
 
   run(): RunResult {
@@ -540,11 +340,11 @@ export class World {
     if (!this.plan.automatic) {
       this.queue.at(120, () => this.orchestrators[0]?.begin("first leader"));
     }
-    this.#startClients();
+    this.clients.start();
     for (const { atMs, action } of this.plan.steps) {
       this.queue.at(atMs, () => {
-        if (!this.#healed) {
-          this.#perform(action);
+        if (!this.healed) {
+          this.#faults.perform(action);
         }
       });
     }
@@ -561,12 +361,14 @@ export class World {
 
   #heal(): void {
     this.note("=== healed");
-    this.#healed = true;
+    this.healed = true;
     this.network.heal();
     this.network.options = { loss: 0, duplicate: 0, delayMs: 3, stall: 0, stallMs: 0 };
     for (const machine of this.machines.values()) {
       machine.thaw();
+      machine.healDisk();
       machine.boot();
+      machine.operatorStart();
     }
     for (const orchestrator of this.orchestrators) {
       orchestrator.thaw();
@@ -590,14 +392,15 @@ export class World {
       }
       if (this.queue.nowMs >= deadlineMs) {
         throw new InvariantViolation(
-          this.#leader() === null ? "I8" : "I9",
+          this.leader() === null ? "I8" : "I9",
           `not converged: ${this.#describe()}`,
         );
       }
     }
   }
 
-  #leader(): Machine | null {
+  /** The newest of those that admit clients. */
+  leader(): Machine | null {
     const leaders = [...this.machines.values()].filter(
       (machine) => machine.postgres?.leading?.admits === true,
     );
@@ -606,9 +409,15 @@ export class World {
   }
 
   #converged(): boolean {
-    const leader = this.#leader();
+    const leader = this.leader();
     const records = leader?.postgres?.disk.records;
-    if (leader === null || records === undefined) {
+    const ruleset = leader?.postgres?.appliedRuleset ?? null;
+    if (
+      leader === null ||
+      records === undefined ||
+      ruleset === null ||
+      !this.#cohortSettled(leader, ruleset)
+    ) {
       return false;
     }
     for (const machine of this.machines.values()) {
@@ -630,12 +439,25 @@ export class World {
     return true;
   }
 
+  /** No change of the rules is left half done, and whoever counts is who he was. */
+  #cohortSettled(leader: Machine, ruleset: Ruleset): boolean {
+    if (ruleset.intent !== undefined || leader.postgres?.leading?.pending !== null) {
+      return false;
+    }
+    return [...this.machines.values()].every(
+      (machine) => machine.postgres !== null && !isLost(machine.view(), [ruleset], machine.id),
+    );
+  }
+
   #describe(): string {
-    return [...this.machines.values()]
+    const rules = this.leader()?.postgres?.appliedRuleset;
+    const unfinished = rules?.intent === undefined ? "" : `ruleset ${rules.version} is a step only; `;
+    const nodes = [...this.machines.values()]
       .map((machine) => {
         const { postgres, disk } = machine;
         return `${machine.id} ${postgres?.state ?? "down"} ${lastLsn(disk?.records ?? [])} promised ${machine.promisedTerm}`;
       })
       .join("; ");
+    return `${unfinished}${nodes}`;
   }
 }

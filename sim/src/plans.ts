@@ -1,0 +1,86 @@
+// From a seed to a world and its script.
+
+import { type CohortNode, nodeId } from "@quorate/consensus";
+import { actionOf, clocksOf, companions } from "./actions.ts";
+import { Random } from "./random.ts";
+import { randomRules, rulesetOf } from "./rulesets.ts";
+import type { Step, WorldPlan } from "./script.ts";
+import { duelOf, lossOf, stormOf } from "./storms.ts";
+
+const zones = ["a", "b", "c"];
+const thirdNode: CohortNode = { id: nodeId("n3"), zone: "c", region: "x" };
+
+type Style = "cluster" | "storm" | "duel" | "loss";
+
+function pickStyle(random: Random): Style {
+  const dice = random.fraction();
+  return dice < 0.47 ? "cluster" : dice < 0.7 ? "storm" : dice < 0.93 ? "duel" : "loss";
+}
+
+export interface PlanOptions {
+  /** Shorter safety phases: many small runs find more than a few long ones. */
+  readonly short: boolean;
+}
+
+export function planOf(seed: number, options: PlanOptions = { short: true }): WorldPlan {
+  const random = Random.stream(seed, "plan");
+  const count = random.pick([1, 2, 3, 3, 3, 3, 4, 5, 5, 6]);
+  const nodes: CohortNode[] = Array.from({ length: count }, (_, index) => ({
+    id: nodeId(`n${index + 1}`),
+    zone: zones[index % zones.length] ?? "a",
+    region: index % 2 === 0 ? "x" : "y",
+  }));
+  const spare = count >= 3 && random.chance(0.25) ? 1 : 0;
+  const founders = nodes.slice(0, count - spare).map((member) => member.id);
+  const style = count === 1 ? "cluster" : pickStyle(random);
+  let policy =
+    style !== "loss" && style !== "cluster" && random.chance(style === "storm" ? 1 : 0.6)
+      ? randomRules + random.below(1_000_000)
+      : random.below(7) + 8 * random.below(2);
+  while (rulesetOf(policy, nodes.slice(0, founders.length), 1) === null) {
+    policy += 1;
+  }
+  if (style === "loss") {
+    const enough = nodes.length >= 3 ? nodes : [...nodes, thirdNode].slice(0, 3);
+    return lossOf(seed, random, enough, random.pick([0, 0, 1]));
+  }
+  if (style === "storm") {
+    return stormOf(seed, random, nodes, founders, policy);
+  }
+  if (style === "duel") {
+    return duelOf(seed, random, nodes, founders, policy);
+  }
+  const orchestrators = random.pick([1, 2, 2, 3]);
+  const calm = random.chance(0.25);
+  const safetyMs = options.short ? random.between(1_500, 3_500) : random.between(5_000, 20_000);
+  const world = {
+    seed,
+    nodes,
+    founders,
+    policy,
+    orchestrators,
+    automatic: random.chance(0.6),
+    pace: "calm" as const,
+    ...clocksOf(random, nodes, orchestrators, [60, 200]),
+    clients: 1 + random.below(3),
+    safetyMs,
+    loss: calm ? 0 : random.pick([0, 0.01, 0.05, 0.15]),
+    duplicate: calm ? 0 : random.pick([0, 0.05, 0.2]),
+    stall: calm ? 0 : random.pick([0, 0.02, 0.1]),
+    stallMs: random.pick([50, 300, 1_000]),
+  };
+  const rate = random.pick([1, 3, 6, 10]);
+  const rulesOften = random.chance(0.3);
+  const steps: Step[] = [];
+  let atMs = random.between(100, 500);
+  while (atMs < safetyMs) {
+    const action = actionOf(random, world, rulesOften);
+    steps.push({ atMs, action });
+    if (random.chance(0.4)) {
+      steps.push(...companions(random, world, action, atMs));
+    }
+    atMs += random.between(1, 2_000 / rate);
+  }
+  steps.sort((a, b) => a.atMs - b.atMs);
+  return { ...world, steps };
+}

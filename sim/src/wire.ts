@@ -1,0 +1,77 @@
+// Between a coordinator's calls and a node's requests: what the wire would carry.
+
+import {
+  type Call,
+  type CallResult,
+  type NodeAnswer,
+  type NodeId,
+  type NodeRequest,
+  parseRuleset,
+  type RecordedRuleset,
+  type Report,
+  type Ruleset,
+  type RulesetText,
+} from "@quorate/consensus";
+
+/** What the wire would carry: texts become rulesets again at the coordinator. */
+export function resultOf(node: NodeId, call: Call, answer: NodeAnswer): CallResult {
+  switch (answer.kind) {
+    case "refused":
+      return {
+        kind: "refused",
+        refusal: {
+          code: answer.refusal.controlCode ?? answer.refusal.code,
+          message: answer.refusal.message,
+          ...(answer.refusal.promised === null ? {} : { promisedTerm: answer.refusal.promised.term }),
+        },
+      };
+    case "recruited": {
+      const { position, commitLsn, ruleset, tailRulesets, inRecovery = true, incarnation } = answer.report;
+      const report: Report = {
+        node,
+        position,
+        commitLsn,
+        ruleset: ruleset === null ? null : readRecordedRuleset(ruleset),
+        tailRulesets: tailRulesets.map(readRecordedRuleset),
+        inRecovery,
+        ...(incarnation === undefined ? {} : { incarnation }),
+      };
+      return { kind: "recruited", report };
+    }
+    case "position":
+      return { kind: call.method === "fetch" ? "fetched" : "elected", position: answer.position };
+    case "done":
+      return { kind: "following" };
+    default:
+      return answer satisfies never;
+  }
+}
+
+function readRecordedRuleset(text: RulesetText): RecordedRuleset {
+  const { recordedAt } = text;
+  return { ...readRuleset(text), ...(recordedAt === undefined ? {} : { recordedAt }) };
+}
+
+export function readRuleset(text: RulesetText): Ruleset {
+  const checked = parseRuleset(text.text);
+  if (!checked.ok) {
+    throw new Error(`the log holds a ruleset that is not valid: ${text.text}`);
+  }
+  return checked.ruleset;
+}
+
+export function requestOf(call: Call): NodeRequest {
+  const { term, coordinator } = call;
+  switch (call.method) {
+    case "recruit":
+      return { kind: "recruit", term, coordinator, reason: call.reason };
+    case "fetch":
+      return { kind: "fetch", term, coordinator, from: call.from, target: call.target };
+    case "elect":
+      return { kind: "elect", term, coordinator, rule: call.rule, joint: call.joint, ruleset: call.ruleset };
+    case "follow":
+      return { kind: "follow", term, coordinator, leader: call.leader, member: call.member };
+    default:
+      return call satisfies never;
+  }
+}
