@@ -16,6 +16,7 @@ interface Options {
   readonly except?: string;
   readonly policy: string;
   readonly json: boolean;
+  readonly stories: boolean;
   readonly list: boolean;
 }
 
@@ -65,6 +66,7 @@ const command = new Command("torture")
   .option("--policy <policy>", "as of quorate up", "majority")
   .option("--only <text>", "only faults whose name contains this")
   .option("--except <text>", "no faults whose name contains this")
+  .option("--stories", "what all components said when a gap was longer than its aim", false)
   .option("--json", "one line for programs", false)
   .option("--list", "print the faults", false)
   .parse();

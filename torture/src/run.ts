@@ -18,6 +18,8 @@ export interface TortureOptions extends LabOptions {
   readonly say: (line: string) => void;
   /** How long a fault lasts after the clients have got over it. */
   readonly holdMs?: readonly [number, number];
+  /** Tell what all components said when a gap was longer than its aim. */
+  readonly stories?: boolean;
 }
 
 export interface Strike {
@@ -137,6 +139,7 @@ class Run {
     this.#options.say(
       `${at} ${number}. ${fault.name}: ${leader} → ${this.#picture?.leader}, gap ${gapMs} ms${note}, whole after ${wholeMs} ms`,
     );
+    if (note !== "" && this.#options.stories === true) this.#options.say(await this.#lab.story(120));
     await delay(calmMs);
   }
 
