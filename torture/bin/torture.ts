@@ -30,7 +30,8 @@ async function main(options: Options): Promise<number> {
   const { only, except } = options;
   const faults = allFaults.filter(
     ({ name }) =>
-      (only === undefined || name.includes(only)) && (except === undefined || !name.includes(except)),
+      (only === undefined || new RegExp(only).test(name)) &&
+      (except === undefined || !new RegExp(except).test(name)),
   );
   if (faults.length === 0) {
     console.error(`torture: no fault is called "${options.only}": see --list`);
@@ -64,8 +65,8 @@ const command = new Command("torture")
   .option("--faults <count>", "how many", Number, 50)
   .option("--nodes <count>", "size of the cluster", Number, 3)
   .option("--policy <policy>", "as of quorate up", "majority")
-  .option("--only <text>", "only faults whose name contains this")
-  .option("--except <text>", "no faults whose name contains this")
+  .option("--only <text>", "only faults whose name matches this pattern")
+  .option("--except <text>", "no faults whose name matches this pattern")
   .option("--stories", "what all components said when a gap was longer than its aim", false)
   .option("--json", "one line for programs", false)
   .option("--list", "print the faults", false)
