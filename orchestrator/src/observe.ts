@@ -96,7 +96,10 @@ export function look(memory: Memory, { nowMs, watched, zone, busy, endedTerm }: 
     if (text !== undefined) texts.set(text, ruleset);
     const before = promises.get(status.node);
     if (before === undefined || status.promisedTerm > before.term) {
-      promises.set(status.node, { term: status.promisedTerm, roseAtMs: nowMs });
+      // Seen for the first time, on a node that takes part in that very term: whoever asked for it has long succeeded.
+      const old = before === undefined && status.term >= status.promisedTerm;
+      const roseAtMs = old ? Number.NEGATIVE_INFINITY : nowMs;
+      promises.set(status.node, { term: status.promisedTerm, roseAtMs });
     }
     nodes.set(status.node, {
       id: status.node,

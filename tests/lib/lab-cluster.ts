@@ -180,6 +180,18 @@ export class LabCluster {
     );
   }
 
+  /** They run, and hear every node that the host hears. */
+  async waitForOrchestrators(ids: readonly string[] = this.orchestrators, timeoutMs = 30_000): Promise<void> {
+    for (const { id, host, httpPort } of this.open.file.orchestrators.filter((each) => ids.includes(each.id)))
+      await poll(
+        async () => {
+          const response = await fetch(`http://${host}:${httpPort}/health`).catch(() => undefined);
+          return response?.ok === true;
+        },
+        { what: `orchestrator ${id} to hear the nodes`, timeoutMs },
+      );
+  }
+
   startOrchestrator(id: string): void {
     const { dir } = this.open;
     this.#keep(

@@ -65,6 +65,7 @@ function killNode(lab: LabCluster, id: string): void {
 
 async function restartOrchestrators(lab: LabCluster, ids: readonly string[]): Promise<void> {
   for (const id of ids) lab.startOrchestrator(id);
+  await lab.waitForOrchestrators(ids);
 }
 
 async function powerOff(lab: LabCluster, ids: readonly string[]): Promise<Heal> {
