@@ -15,11 +15,11 @@ export function clocksOf(
   const drift = random.pick([0, 0, 0.01, maxDrift]);
   const names: string[] = [...nodes.map(({ id }) => id), ...orchestratorNames(orchestrators)];
   const rates = names.map((name) => [name, 1 + random.between(-drift, drift)] as const);
-  const leaseMs = leases.length > 0 && random.chance(0.25) ? random.pick(leases) : 0;
+  const leaseMs = leases.length > 0 && random.chance(0.35) ? random.pick(leases) : 0;
   return {
     clockRates: drift === 0 ? {} : Object.fromEntries(rates),
     leaseMs,
-    heartbeatMs: leaseMs === 0 ? 150 : leaseMs / 3,
+    heartbeatMs: leaseMs === 0 ? 150 : leaseMs / 4,
   };
 }
 
@@ -49,6 +49,17 @@ export function companions(
         : [{ atMs: soon(), action: { kind: "killPostgres", node: random.pick(world.nodes).id } }];
     case "cut":
       return [{ atMs: soon(), action: change(random.below(world.orchestrators)) }];
+    case "clockJump": {
+      // Alone with a clock that was set back, it may think that it still leads.
+      const names = [...world.nodes.map(({ id }) => id as string), ...orchestratorNames(world.orchestrators)];
+      const pairs = names
+        .filter((name) => name !== action.name)
+        .flatMap((name) => [[name, action.name] as const, [action.name, name] as const]);
+      return [
+        { atMs: atMs + 1, action: { kind: "cut", pairs, ms: random.between(300, 1_200) } },
+        ...Array.from({ length: world.orchestrators }, (_, at) => ({ atMs: soon(), action: change(at) })),
+      ];
+    }
     case "powerCut":
     case "killPostgres":
     case "loseDisk":

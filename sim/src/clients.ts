@@ -67,17 +67,17 @@ export class Clients {
     const others = running.filter((machine) => machine.postgres?.receiver?.purpose === "follow");
     const travelMs = random.chance(0.05) ? random.between(5, 400) : random.between(0.1, 2);
     const dice = random.fraction();
-    if (dice < 0.22 && others.length > 0) {
+    if (dice < 0.3 && others.length > 0) {
       this.#readFollower(
         client,
         random.pick(others),
-        random.pick(["session", "asked", "bounded"]),
+        random.pick(["session", "asked", "bounded", "bounded"]),
         travelMs,
         again,
       );
     } else if (leaders.length === 0) {
       queue.after(40, again);
-    } else if (dice < 0.48) {
+    } else if (dice < 0.55) {
       this.#readLeader(client, random.pick(leaders), random.chance(0.5), travelMs, again);
     } else {
       this.#write(client, random.pick(leaders), travelMs, again);

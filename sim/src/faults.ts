@@ -212,18 +212,21 @@ export class Faults {
     return [...this.#world.machines.values()].some((machine) => isLost(machine.view(), rulesets, machine.id));
   }
 
-  /** The last one that is committed, and whatever is in some log beyond it. */
+  /**
+   * Whatever may count after everything has been switched off and on: from the ruleset that the most forgetful disk
+   * remembers to have applied.
+   */
   #countingRulesets(): Ruleset[] {
-    const { committed } = this.#world.checker;
-    const at = committed.findLastIndex(({ body }) => body.kind === "ruleset");
+    const disks = [...this.#world.machines.values()].flatMap(({ disk }) => (disk === null ? [] : [disk]));
+    const remembered = disks.map(({ records, limit }) =>
+      records.findLastIndex(({ body, index }) => index < limit && body.kind === "ruleset"),
+    );
+    const from = Math.min(...remembered);
     const found = new Set<Ruleset>();
-    const last = committed[at]?.body;
-    if (last?.kind === "ruleset") {
-      found.add(last.ruleset);
-    }
-    for (const { disk } of this.#world.machines.values()) {
-      for (const { body, index } of disk?.records ?? []) {
-        if (index > at && body.kind === "ruleset") {
+    for (const { records } of disks) {
+      for (let index = Math.max(from, 0); index < records.length; index += 1) {
+        const body = records[index]?.body;
+        if (body?.kind === "ruleset") {
           found.add(body.ruleset);
         }
       }

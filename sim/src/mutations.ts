@@ -26,6 +26,9 @@ const postgresLog = "sim/src/postgres-log.ts";
 const quorum = "sim/src/postgres-quorum.ts";
 const machine = "sim/src/node-host.ts";
 const orchestrator = "sim/src/orchestrator-host.ts";
+const receiver = "sim/src/postgres-receiver.ts";
+const reads = "sim/src/postgres-reads.ts";
+const observation = "consensus/src/observation.ts";
 
 function one(name: string, what: string, file: string, find: string, put: string): Mutation {
   return { name, what, edits: [{ file, find, put }] };
@@ -87,15 +90,15 @@ export const mutations: readonly Mutation[] = [
     "revocation-oldest-ruleset-only",
     "revocation against the applied ruleset only",
     recruitment,
-    "rulesets.flatMap((ruleset) => revocationShortages(",
-    "rulesets.slice(0, 1).flatMap((ruleset) => revocationShortages(",
+    "rulesets.flatMap((ruleset) =>\n    revocationShortages(",
+    "rulesets.slice(0, 1).flatMap((ruleset) =>\n    revocationShortages(",
   ),
   one(
     "revocation-newest-ruleset-only",
     "revocation against the newest ruleset only",
     recruitment,
-    "rulesets.flatMap((ruleset) => revocationShortages(",
-    "rulesets.slice(-1).flatMap((ruleset) => revocationShortages(",
+    "rulesets.flatMap((ruleset) =>\n    revocationShortages(",
+    "rulesets.slice(-1).flatMap((ruleset) =>\n    revocationShortages(",
   ),
   one(
     "tail-rulesets-ignored",
@@ -197,9 +200,9 @@ export const mutations: readonly Mutation[] = [
   one(
     "acks-unflushed",
     "a follower acknowledges what is not on its disk",
-    postgres,
-    "const flushed = lastLsn(this.disk.records, this.disk.flushed);\n    checker",
-    "const flushed = lastLsn(this.disk.records);\n    checker",
+    receiver,
+    "const flushed = lastLsn(this.disk.records, this.disk.flushed) + this.partOfNext();",
+    "const flushed = lastLsn(this.disk.records);",
   ),
   {
     name: "reports-unflushed",
@@ -260,7 +263,7 @@ export const mutations: readonly Mutation[] = [
   one(
     "tail-kept",
     "a follower keeps the tail that its leader's history contradicts",
-    postgres,
+    receiver,
     "this.truncate(message.fork);",
     "",
   ),
@@ -268,8 +271,8 @@ export const mutations: readonly Mutation[] = [
     "reads-unconfirmed",
     "a leader answers reads without asking its followers",
     quorum,
-    "leading.reads.push({ read, beat: leading.beat + 1 });",
-    "leading.reads.push({ read, beat: 0 });",
+    "leading.reads.push({ beat: leading.beat + 1, answer });",
+    "leading.reads.push({ beat: 0, answer });",
   ),
   one(
     "admits-before-establishment",
@@ -277,6 +280,95 @@ export const mutations: readonly Mutation[] = [
     postgres,
     'this.state = "elected";',
     'this.state = "elected";\n        leading.admits = true;\n        this.host.checker.admits(this.host.id, leading.term, leading.begin, [leading.rule]);',
+  ),
+  one(
+    "partial-record-applied",
+    "a record of which only a part is committed is applied",
+    postgresLog,
+    "Math.min(countUpTo(records, this.limitLsn), flushed)",
+    "Math.min(countUpTo(records, this.limitLsn + 1), flushed)",
+  ),
+  // ---- reads, leases, clocks
+  one(
+    "lease-not-waited",
+    "a coordinator that could not recruit the leader does not wait for its lease to end",
+    coordinator,
+    "if (leaseWaitMs > 0 && !leadersRecruited) {",
+    "if (leaseWaitMs > 1e9 && !leadersRecruited) {",
+  ),
+  one(
+    "lease-from-last-sending",
+    "a lease is counted from the last heartbeat sent instead of the last one confirmed",
+    quorum,
+    "leading.beats.get(this.confirmedBeat(leading));\n    return sent",
+    "leading.beats.get(leading.beat);\n    return sent",
+  ),
+  {
+    name: "lease-by-wall-clock",
+    what: "a lease is counted on a clock that may be set back",
+    edits: [
+      { file: quorum, find: "{ sentMs: this.host.nowMs(),", put: "{ sentMs: this.host.wallMs()," },
+      { file: quorum, find: "this.host.nowMs() < sent.sentMs", put: "this.host.wallMs() < sent.sentMs" },
+    ],
+  },
+  one(
+    "asked-read-unconfirmed",
+    "a leader tells a follower's reader its commit LSN without asking its quorum",
+    reads,
+    "this.readLeader((commit) => {",
+    "((answer: (commit: number | null) => void) => answer(this.appliedLsn))((commit) => {",
+  ),
+  one(
+    "session-not-awaited",
+    "a follower answers a session that knows more than the follower has applied",
+    reads,
+    "this.#waiting.push({ read, lsn: least });",
+    "this.#waiting.push({ read, lsn: 0 });",
+  ),
+  one(
+    "fresh-by-any-round",
+    "a follower takes a heartbeat for fresh that no quorum has confirmed",
+    quorum,
+    "const beat = this.confirmedBeat(leading);",
+    "const { beat } = leading;",
+  ),
+  one(
+    "fresh-before-term-record",
+    "a follower is called fresh by a leader whose term record is not durable",
+    quorum,
+    "const knows = this.limitLsn >= leading.begin.lsn;",
+    "const knows = this.limitLsn >= 0;",
+  ),
+  // ---- lost disks, changes of the cohort
+
+  one(
+    "old-life-counts",
+    "what the earlier life of a replaced node reported still counts",
+    recruitment,
+    "if (countsUnder(ruleset, report.node, report.incarnation)) {",
+    "if (report.node !== undefined) {",
+  ),
+  one(
+    "replacement-acknowledges",
+    "a node that lost its disk acknowledges as the one that it was",
+    node,
+    "return ruleset !== null && !countsUnder(ruleset, id, incarnation);",
+    "return ruleset !== null && id === incarnation;",
+  ),
+  one(
+    "lost-node-not-noticed",
+    "a cohort node whose disk is gone is copied like a new one",
+    observation,
+    "if (counting.length === 0) {",
+    "if (counting.length >= 0) {",
+  ),
+
+  one(
+    "unfinished-cohort-ignored",
+    "nobody goes on with a change of the cohort whose coordinator is gone",
+    detector,
+    "if (ruleset.intent === undefined || observation",
+    "if (ruleset.intent !== null || observation",
   ),
   // ---- liveness
   one(

@@ -61,7 +61,7 @@ export function planOf(seed: number, options: PlanOptions = { short: true }): Wo
     orchestrators,
     automatic: random.chance(0.6),
     pace: "calm" as const,
-    ...clocksOf(random, nodes, orchestrators, [60, 200]),
+    ...clocksOf(random, nodes, orchestrators, [200, 500]),
     clients: 1 + random.below(3),
     safetyMs,
     loss: calm ? 0 : random.pick([0, 0.01, 0.05, 0.15]),

@@ -6,7 +6,6 @@ import {
   type Call,
   type CallResult,
   coordinatorId,
-  isLost,
   type NodeId,
   type NodeRequest,
   type Ruleset,
@@ -444,9 +443,7 @@ export class World {
     if (ruleset.intent !== undefined || leader.postgres?.leading?.pending !== null) {
       return false;
     }
-    return [...this.machines.values()].every(
-      (machine) => machine.postgres !== null && !isLost(machine.view(), [ruleset], machine.id),
-    );
+    return ruleset.cohort.every(({ id, incarnation }) => this.machines.get(id)?.incarnation === incarnation);
   }
 
   #describe(): string {
