@@ -30,6 +30,11 @@ export const orchestratorErrors = defineErrors({
     means: "No pgBackRest that knows PostgreSQL 18 is to be had; nothing was started or changed.",
     todo: "Install pgBackRest 2.57 or newer, or start the cluster with --no-backup.",
   },
+  no_backups: {
+    means:
+      "The cluster has no backup section in its sidecar.json files: there is no repository to look into.",
+    todo: "Add one as docs/backup.md shows and restart the sidecars.",
+  },
   no_cluster: {
     means: "There is no cluster.json in the directory.",
     todo: 'Start a cluster with "quorate up", or name its directory with --dir or QUORATE_DIR.',

@@ -54,6 +54,7 @@ export function buildProgram(exit: Exit): Command {
   addLeading(program);
   addNodes(program);
   addExplaining(program);
+  addBackups(program);
   return program;
 }
 
@@ -244,4 +245,58 @@ function addNodes(program: Command): void {
         await nodeControl(resolveDir(dir), action, id);
       });
   }
+}
+
+function addBackups(program: Command): void {
+  verb(
+    program,
+    "restore",
+    "make a new cluster from the backups of this one, as it was at some moment; this one is only read",
+    'quorate restore --to-time "2026-11-21 13:05:31" --into /srv/restored',
+  )
+    .argument("[target]", 'the word "latest": everything that is in the archive')
+    .option("--into <directory>", "where the new cluster shall live")
+    .option("--to-time <time>", "as it was at this moment (UTC, or with a zone like +02)")
+    .option("--to-lsn <lsn>", "up to this position of the log")
+    .option("--to-name <name>", "up to this restore point (pg_create_restore_point)")
+    .option("--set <label>", "from this backup, not the newest that fits")
+    .option("--name <cluster>", "name of the new cluster (default: <this one>-restored)")
+    .addOption(
+      new Option("--nodes <count>", "so many nodes (default: as this one)").argParser(parseNodeCount),
+    )
+    .addOption(
+      new Option("--base-port <port>", "ports count from here (default: 100 above this one's)").argParser(
+        parseBasePort,
+      ),
+    )
+    .option("--check", "look for damage with amcheck")
+    .option("--dry-run", "only show which backup and which WAL would be used")
+    .option("--json", "for programs: one JSON object")
+    .action(async (target: string | undefined, { dir, ...options }) => {
+      const { restore } = await import("./restore.ts");
+      await restore(target, { ...options, dir: resolveDir(dir) });
+    });
+  const backup = program
+    .command("backup")
+    .description("list, make or verify backups; they are made by themselves, too")
+    .addHelpText("after", "\nExample:\n  $ quorate backup list");
+  verb(backup, "list", "list the backups in the repository", "quorate backup list --json")
+    .option("--json", "for programs: a JSON array")
+    .action(async ({ dir, ...options }) => {
+      const { backupList } = await import("./backup.ts");
+      await backupList(resolveDir(dir), options);
+    });
+  verb(backup, "now", "make a backup now, from a follower", "quorate backup now --type full")
+    .addOption(new Option("--type <type>", "default: incr").choices(["full", "diff", "incr"]))
+    .option("--json", "for programs: one JSON object")
+    .action(async ({ dir, ...options }) => {
+      const { backupNow } = await import("./backup.ts");
+      await backupNow(resolveDir(dir), options);
+    });
+  verb(backup, "verify", "check the sums of everything in the repository", "quorate backup verify")
+    .option("--json", "for programs: one JSON object")
+    .action(async ({ dir, ...options }) => {
+      const { backupVerify } = await import("./backup.ts");
+      await backupVerify(resolveDir(dir), options);
+    });
 }

@@ -1,5 +1,6 @@
 /** A backup becomes a data directory: pgBackRest restores the files, then Postgres replays the archive. */
 import { chmod, chown, mkdir, rm } from "node:fs/promises";
+import { messageOf } from "@quorate/common";
 import type { PostgresOwner } from "../environment.ts";
 import { sidecarErrors } from "../error-codes.ts";
 import { type ReplayClient, type ReplayTarget, replayArchive } from "./archive-replay.ts";
@@ -110,20 +111,29 @@ export async function restoreData(options: RestoreDataOptions): Promise<void> {
       },
     },
   );
-  await replayArchive(
-    {
-      binDir: options.binDir,
-      data,
-      owner,
-      osUser: options.osUser,
-      getScript: getScript(options.config, options.stanza, options.conf, data, listing.histories),
-      timeline: plan.timeline,
-      target: plan.target,
-      endLsn: (segmentNumber(plan.lastSegment, defaultSegmentBytes) + 1n) * BigInt(defaultSegmentBytes),
-      logFile: options.logFile,
-      signal,
-      onProgress: (lsn) => onProgress({ kind: "replay", lsn }),
-    },
-    options.work,
-  );
+  const replay = (target: ReplayTarget): Promise<void> =>
+    replayArchive(
+      {
+        binDir: options.binDir,
+        data,
+        owner,
+        osUser: options.osUser,
+        getScript: getScript(options.config, options.stanza, options.conf, data, listing.histories),
+        timeline: plan.timeline,
+        target,
+        endLsn: (segmentNumber(plan.lastSegment, defaultSegmentBytes) + 1n) * BigInt(defaultSegmentBytes),
+        logFile: options.logFile,
+        signal,
+        onProgress: (lsn) => onProgress({ kind: "replay", lsn }),
+      },
+      options.work,
+    );
+  try {
+    await replay(plan.target);
+  } catch (error) {
+    // Nothing was committed between the asked moment and the end of the archive: its end is that moment.
+    const early = /before configured recovery target was reached/.test(messageOf(error));
+    if (!early || plan.target.kind !== "time") throw error;
+    await replay({ kind: "latest" });
+  }
 }

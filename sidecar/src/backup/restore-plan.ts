@@ -95,7 +95,7 @@ export function planRestore(input: PlanInput): RestorePlan {
       `the oldest backup ends at ${when(oldest.stoppedAtMs)} (${oldest.lsnStop}), after the asked target: choose a later one`,
     );
   const range = checkRange(listing, history, backup.walStart, segmentBytes);
-  const lastSegment = lastNeeded(range, backup, target, history, segmentBytes);
+  const lastSegment = lastNeeded(range, backup, input);
   const archivedUntilMs = Math.max(
     backup.stoppedAtMs,
     listing.segments.find(({ name }) => name === lastSegment)?.archivedAtMs ?? 0,
@@ -114,13 +114,8 @@ export function planRestore(input: PlanInput): RestorePlan {
   };
 }
 
-function lastNeeded(
-  range: ArchiveRange,
-  backup: Backup,
-  target: ReplayTarget,
-  history: readonly Timeline[],
-  segmentBytes: number,
-): string {
+function lastNeeded(range: ArchiveRange, backup: Backup, input: PlanInput): string {
+  const { history, listing, segmentBytes, target } = input;
   const gap = (what: string): Error =>
     sidecarErrors.error(
       "archive_gap",
@@ -130,6 +125,8 @@ function lastNeeded(
   const number = (name: string): bigint => segmentNumber(name, segmentBytes);
   if (range.lastWhole === null || number(range.lastWhole) < number(backup.walStop))
     throw gap("to its own end");
+  const lastWhole = number(range.lastWhole);
+  const inRange = (name: string): boolean => number(name) <= lastWhole;
   if (target.kind === "lsn") {
     const needed = lsnOf(target.lsn) / BigInt(segmentBytes);
     if (needed > number(range.lastWhole)) {
@@ -144,7 +141,20 @@ function lastNeeded(
     )?.id;
     return segmentName(id ?? timelineOf(range.lastWhole), needed, segmentBytes);
   }
+  if (target.kind === "time") {
+    const untilMs = Math.max(
+      backup.stoppedAtMs,
+      ...listing.segments.filter(({ name }) => inRange(name)).map(({ archivedAtMs }) => archivedAtMs),
+    );
+    const askedMs = parseTime(target.time) ?? 0;
+    if (askedMs <= untilMs) return range.lastWhole;
+    if (range.missing.length > 0) throw gap(`to ${target.time}`);
+    throw sidecarErrors.error(
+      "nothing_to_restore",
+      `the archive reaches until ${when(untilMs)}, before ${target.time}: choose an earlier target, or wait until it is archived`,
+    );
+  }
   // "latest" must not silently mean "until the gap": a newer backup would have been chosen if there were one.
-  if (range.missing.length > 0 && target.kind !== "time") throw gap("to the end of the archive");
+  if (range.missing.length > 0) throw gap("to the end of the archive");
   return range.lastWhole;
 }

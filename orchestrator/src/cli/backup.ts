@@ -1,0 +1,96 @@
+// quorate backup list | now | verify
+import path from "node:path";
+import type { BackupType } from "@quorate/sidecar/backup/backup-config.ts";
+import { formatBytes } from "@quorate/sidecar/backup/backup-report.ts";
+import { type BackupWork, type Outcome, runBackup, runVerify } from "@quorate/sidecar/backup/backup-work.ts";
+import { BackupError } from "@quorate/sidecar/backup/pgbackrest.ts";
+import type { RemotePostgres } from "@quorate/sidecar/backup/pgbackrest-conf.ts";
+import { loadSidecarConfig } from "@quorate/sidecar/config.ts";
+import { nodePaths } from "@quorate/sidecar/paths.ts";
+import { type BackupSource, withBackupSource } from "../cluster/backup-source.ts";
+import { type OpenCluster, openCluster, paths } from "../cluster/files.ts";
+import { orchestratorErrors } from "../error-codes.ts";
+import { takeLivePicture } from "./sightings.ts";
+
+export interface JsonOption {
+  readonly json?: boolean;
+}
+
+export async function backupList(dir: string, { json }: JsonOption): Promise<void> {
+  await withBackupSource(openCluster(dir), async ({ pgbackrest }) => {
+    const info = await pgbackrest.info();
+    const backups = info.kind === "ok" ? info.backups : [];
+    if (json === true) {
+      console.log(JSON.stringify(backups, undefined, 2));
+      return;
+    }
+    if (backups.length === 0) console.log("no backup yet");
+    for (const { label, type, stoppedAtMs, databaseBytes, repositoryBytes, lsnStop, damaged } of backups)
+      console.log(
+        `${label.padEnd(34)} ${type.padEnd(4)} ${new Date(stoppedAtMs).toISOString().slice(0, 19)}Z ` +
+          `${formatBytes(databaseBytes).padStart(8)} ${formatBytes(repositoryBytes).padStart(8)} ${lsnStop}` +
+          (damaged ? " DAMAGED PAGES" : ""),
+      );
+  });
+}
+
+function workOf(source: BackupSource): BackupWork {
+  return {
+    pgbackrest: source.pgbackrest,
+    config: source.config,
+    stanza: source.stanza,
+    paths: source.paths,
+    nodePaths: nodePaths(source.config.dir),
+    owner: source.owner,
+    signal: new AbortController().signal,
+    onPercent: () => undefined,
+  };
+}
+
+function report({ run, problem }: Outcome, json: boolean): void {
+  if (problem !== null) throw new BackupError(problem, run.what);
+  console.log(json ? JSON.stringify(run, undefined, 2) : run.message);
+}
+
+export async function backupVerify(dir: string, { json }: JsonOption): Promise<void> {
+  await withBackupSource(openCluster(dir), async (source) =>
+    report(await runVerify(workOf(source)), json === true),
+  );
+}
+
+/** Taken from a follower that streams, else from the leader. */
+export async function backupNow(
+  dir: string,
+  options: JsonOption & { readonly type?: BackupType },
+): Promise<void> {
+  const cluster = openCluster(dir);
+  const { leader, nodes } = await takeLivePicture(cluster);
+  if (leader === null)
+    throw orchestratorErrors.error(
+      "no_leader",
+      'a backup needs a leader: see "quorate status" for the reason',
+    );
+  const from = nodes.find((node) => node.id !== leader && node.streaming)?.id ?? leader;
+  const onNode = reordered(cluster, from);
+  await withBackupSource(onNode, async (source) => {
+    const place: RemotePostgres | "self" = from === leader ? "self" : placeOf(cluster, leader);
+    const type = options.type ?? "incr";
+    const due = { type, sinceMs: 0, reason: `an operator asked for it, from ${from}` };
+    report(await runBackup(workOf(source), due, place), options.json === true);
+  });
+}
+
+/** The same cluster with this node first. */
+function reordered(cluster: OpenCluster, first: string): OpenCluster {
+  const nodes = [...cluster.file.nodes].sort((a, b) => Number(b.id === first) - Number(a.id === first));
+  return { ...cluster, file: { ...cluster.file, nodes } };
+}
+
+function placeOf(cluster: OpenCluster, id: string): RemotePostgres {
+  const config = loadSidecarConfig(paths.sidecarConfig(cluster.dir, id));
+  return {
+    dataDirectory: path.join(config.dir, "data"),
+    socketDirectory: path.join(config.dir, "run"),
+    port: config.ports.postgres,
+  };
+}
