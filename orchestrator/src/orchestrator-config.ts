@@ -15,6 +15,8 @@ export const orchestratorConfigSchema = z.strictObject({
   nodes: z.array(addressSchema).min(1),
   /** A leader that was not heard of for so long is replaced; members hear of it every 250 ms. */
   silentMs: z.number().int().min(500).max(60_000).default(1_200),
+  /** Texts of policies as for `quorate up --policy`, where one is a module of the user's. */
+  policies: z.array(z.string().min(1)).default([]),
   logLevel: z.enum(["trace", "debug", "info", "warn", "error"]).default("info"),
 });
 

@@ -9,6 +9,7 @@ import { startHttp } from "./http.ts";
 import { Metrics } from "./metrics.ts";
 import { Orchestrator } from "./orchestrator.ts";
 import { loadOrchestratorConfig } from "./orchestrator-config.ts";
+import { knownPolicies } from "./policy-text.ts";
 
 const exitWrongConfig = 2;
 
@@ -35,6 +36,7 @@ async function main(): Promise<void> {
     addresses: config.nodes,
     log,
     listener: metrics,
+    policies: knownPolicies(config.policies),
     detector: { ...defaultDetectorOptions, silentMs: config.silentMs },
   });
   const server = await startHttp(config.host, config.httpPort, {

@@ -3,6 +3,7 @@
 // repair of one node. It shares nothing with the others; the term decides.
 import { type Logger, messageOf } from "@quorate/common";
 import {
+  builtInPolicies,
   type CoordinatorId,
   type CoordinatorOptions,
   type Decision,
@@ -17,10 +18,12 @@ import {
   type NodeId,
   type Observation,
   type Outcome,
+  type Policy,
   type Term,
 } from "@quorate/consensus";
 import { addressesOf } from "./addresses.ts";
 import { look, type Memory, noMemory } from "./observe.ts";
+import { type Repair, type RepairResult, repair } from "./repairs.ts";
 import { type CohortEvent, CohortWatcher } from "./shell/cohort-watcher.ts";
 import { type CallRecord, CoordinatorShell, type NodeDirectory } from "./shell/coordinator-shell.ts";
 
@@ -40,6 +43,8 @@ export interface OrchestratorOptions {
   readonly listener?: Listener;
   readonly detector?: DetectorOptions;
   readonly coordinator?: CoordinatorOptions;
+  /** Those that rulesets may name; default: the built-in ones. */
+  readonly policies?: readonly Policy[];
   readonly nowMs?: () => number;
   /** In [0, 1). */
   readonly random?: () => number;
@@ -50,7 +55,6 @@ interface Busy {
   readonly failures: number;
 }
 
-const repairTimeoutMs = 30_000;
 /** After a repair's answer, until the node's own status tells the result. */
 const repairSettleMs = 150;
 const maxRepairPauseMs = 5_000;
@@ -259,45 +263,43 @@ export class Orchestrator {
     this.#consider();
   }
 
-  async #repair(decision: Decision & { kind: "repair" }, observation: Observation): Promise<void> {
-    const { node, action, reason, leader } = decision;
-    const term = observation.nodes.get(leader)?.view?.term;
+  async #repair(decision: Repair, observation: Observation): Promise<void> {
+    const { node, action, reason, row } = decision;
     const failures = this.#busy.get(node)?.failures ?? 0;
-    const { log, listener } = this.#options;
-    if (term === undefined) return;
+    const { log, listener, policies = builtInPolicies } = this.#options;
     this.#busy.set(node, { untilMs: neverMs, failures });
-    if (action === "replace" || action === "restart" || action === "finish") {
-      // Taking it out of the cohort is a decision about safety that an operator makes for now.
-      this.#tell(`${action} ${node}`, reason, `${reason}: it stays so until an operator acts`);
-      this.#busy.set(node, { untilMs: this.#nowMs() + maxRepairPauseMs, failures });
-      return;
-    }
     const startedMs = this.#nowMs();
-    const problem = await this.#follow(node, leader, observation).catch(messageOf);
+    const tools = {
+      directory: this.directory,
+      coordinator: this.#options.id,
+      changeLeader: (_from: NodeId, to: NodeId, why: string) => this.#handOver(to, why),
+    };
+    const { did, problem } = await repair(decision, observation, policies, tools).catch(
+      (error: unknown): RepairResult => ({ did: undefined, problem: messageOf(error) }),
+    );
     const durationMs = Math.round(this.#nowMs() - startedMs);
     const ok = problem === undefined;
-    listener?.repair(node, action, ok);
-    if (ok) log.info({ node, term, durationMs, action }, `pointed ${node} at ${leader}: ${reason}`);
-    else
-      log.warn(
-        { node, term, durationMs, action, problem },
-        `could not point ${node} at ${leader}: ${reason}`,
-      );
+    const fields = { node, durationMs, action, row };
+    if (did !== undefined || !ok) listener?.repair(node, action, ok);
+    if (!ok) log.warn({ ...fields, problem }, `could not repair ${node}: ${reason}`);
+    else if (did !== undefined) log.info(fields, `${did}: ${reason}`);
     const now = ok ? 0 : failures + 1;
     this.#busy.set(node, { untilMs: this.#nowMs() + repairPauseMs(now), failures: now });
     this.#consider();
   }
 
-  /** undefined when the node follows; else why not. */
-  async #follow(node: NodeId, leader: NodeId, observation: Observation): Promise<string | undefined> {
-    const client = this.directory.client(node);
-    const endpoint = this.directory.endpoint(leader);
-    const term = observation.nodes.get(leader)?.view?.term;
-    if (client === undefined || endpoint === undefined || term === undefined)
-      return "its address isn't known";
-    // Whoever is no member isn't told the commit LSN; whether it counts is for the rules to say.
-    const request = { term, coordinator: this.#options.id, leader, ...endpoint, member: true };
-    const reply = await client.follow(request, { deadlineMs: repairTimeoutMs });
-    return reply.ok ? undefined : `${reply.refusal.code}: ${reply.refusal.message}`;
+  /** For the sake of a repair: an ordinary leader change to this node. */
+  async #handOver(to: NodeId, reason: string): Promise<string | undefined> {
+    const observation = this.#observation;
+    if (observation === undefined || this.#shell.busy) return "a leader change is under way";
+    const { rulesets } = observation;
+    const outcome = await this.#shell.change({
+      reason,
+      rulesets,
+      candidate: to,
+      highestTerm: highestTerm(observation),
+      jitter: this.#random(),
+    });
+    return outcome.kind === "established" ? undefined : outcome.reason;
   }
 }

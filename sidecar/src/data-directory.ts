@@ -163,8 +163,18 @@ export class DataDirectory {
       timeoutMs: initTimeoutMs,
     });
     await makeDirectoryDurable(root);
+    await this.#setRemainsAside();
     await rename(dataNew, data);
     await syncDirectory(root);
+  }
+
+  /** Of a data directory that lost what makes it one: kept, once, for whoever wants to know. */
+  async #setRemainsAside(): Promise<void> {
+    const { data } = this.#paths;
+    if (this.exists() || !existsSync(data)) return;
+    const aside = `${data}.lost`;
+    await rm(aside, { recursive: true, force: true });
+    await rename(data, aside);
   }
 
   async systemIdentifier(): Promise<string> {

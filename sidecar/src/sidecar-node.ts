@@ -132,8 +132,8 @@ export class SidecarNode {
       onError: (message) => logger.warn(`the node's disk can't be written: ${message}`),
     });
     this.data = new DataDirectory(config, paths, owner);
-    const hasData = this.data.exists();
-    this.#state = initialNode(nodeId(config.node.id), promise, hasData ? "stopped" : "absent");
+    const hasData = (): boolean => this.data.exists();
+    this.#state = initialNode(nodeId(config.node.id), promise, hasData() ? "stopped" : "absent");
     this.watchers = new Watchers(() => this.status());
     this.supervisor = new Supervisor({
       startOptions: {

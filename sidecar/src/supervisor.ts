@@ -25,7 +25,7 @@ export type SupervisorOptions = {
   readonly startOptions: Omit<StartOptions, "onExit">;
   /** Writes the configuration before each start. */
   readonly configure: () => Promise<void>;
-  readonly hasData: boolean;
+  readonly hasData: () => boolean;
   readonly stopTimeoutMs: number;
   readonly watchIntervalMs: number;
   readonly logger: Logger;
@@ -58,7 +58,7 @@ export class Supervisor {
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
-    this.#phase = options.hasData ? "stopped" : "absent";
+    this.#phase = options.hasData() ? "stopped" : "absent";
   }
 
   get phase(): PostgresState {
@@ -173,9 +173,15 @@ export class Supervisor {
 
   async #startNow(): Promise<void> {
     if (this.#process !== null || this.#wanted === "down") return;
-    const { startOptions, configure, logger } = this.#options;
+    const { startOptions, configure, hasData, logger } = this.#options;
     if (this.#phase === "absent" || this.#phase === "cloning")
       throw new Error("there is no data to start from");
+    if (!hasData()) {
+      await killLeftovers(startOptions.paths.data, leftoversTimeoutMs);
+      logger.error("the data directory is gone: this node must be copied anew");
+      this.#setPhase("absent");
+      throw new Error("the data directory is gone");
+    }
     this.#setPhase("starting");
     try {
       if (this.adopt()) return;

@@ -1,6 +1,6 @@
 /** The whole process, over fake programs: what it promises, starts, adopts, repairs and says. */
 import { once } from "node:events";
-import { existsSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { poll } from "@quorate/common";
 import { coordinatorId, nodeId, term } from "@quorate/consensus";
@@ -208,6 +208,22 @@ t.test("a node without data copies it, with progress, and then follows", async (
     .map(({ status: each }) => each.clone);
   t.match(cloning.at(-1), { from: "n2", doneBytes: 4096 * 1024, totalBytes: 4096 * 1024 });
   t.match(sidecar.file("data/quorate.conf"), /quorate.node_id = 'n1'/);
+});
+
+t.test("a node that loses its data while it runs says so, and is copied anew", async (t) => {
+  const sidecar = await leader(t);
+  const { pid } = await sidecar.client.getStatus();
+  rmSync(join(sidecar.data, "PG_VERSION"));
+  process.kill(pid ?? 0, "SIGKILL");
+  await sidecar.until("absent", (status) => status.postgres === "absent");
+  t.match(await sidecar.client.recruit({ term: term(3), coordinator: o2, reason: "" }), {
+    ok: false,
+    refusal: { code: "no_data" },
+  });
+  const peer = { leader: nodeId("n2"), host: "127.0.0.1", port: 5_999, member: true };
+  await sidecar.client.follow({ term: term(4), coordinator: o2, ...peer });
+  await sidecar.until("following", (status) => status.state === "follower" && status.leader === "n2");
+  t.ok(existsSync(`${sidecar.data}.lost`), "the remains are kept");
 });
 
 t.test("a copy that fails leaves nothing and can be asked for again", async (t) => {

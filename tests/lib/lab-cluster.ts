@@ -260,6 +260,10 @@ export class LabCluster {
     };
   }
 
+  loseData(id: string): void {
+    rmSync(path.join(paths.node(this.open.dir, id), "data"), { recursive: true, force: true });
+  }
+
   /** No write ends until it is thawed. */
   async freezeDisk(id: string): Promise<() => Promise<void>> {
     const disk = paths.node(this.open.dir, id);

@@ -313,6 +313,32 @@ const disks: readonly Fault[] = [
   },
 ];
 
+const losses: readonly Fault[] = [
+  {
+    name: "a follower loses its data",
+    aimMs: 300,
+    survivable: true,
+    weight: 1,
+    strike: async ({ lab, followers }) => {
+      const id = first(followers);
+      lab.signal(lab.postgresPids(id), "SIGKILL");
+      lab.loseData(id);
+      return nothing;
+    },
+  },
+  {
+    name: "the leader loses its data",
+    aimMs: 1_000,
+    survivable: true,
+    weight: 1,
+    strike: async ({ lab, leader }) => {
+      lab.signal(lab.postgresPids(leader), "SIGKILL");
+      lab.loseData(leader);
+      return nothing;
+    },
+  },
+];
+
 const pairs: readonly Fault[] = [
   {
     name: "kill every orchestrator",
@@ -375,7 +401,7 @@ const pairs: readonly Fault[] = [
   },
 ];
 
-export const allFaults: readonly Fault[] = [...kills, ...freezes, ...cuts, ...disks, ...pairs];
+export const allFaults: readonly Fault[] = [...kills, ...freezes, ...cuts, ...disks, ...losses, ...pairs];
 
 /** Which fault comes when: each once in random order, then as the weights say. */
 export function* schedule(random: Random, faults: readonly Fault[], count: number): Generator<Fault> {

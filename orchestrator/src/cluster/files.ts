@@ -130,6 +130,7 @@ function writeOrchestratorConfigs(dir: string, file: ClusterFile): void {
       cluster: file.cluster,
       ...orchestrator,
       nodes: file.nodes.map((node) => `${node.host}:${node.ports.grpc}`),
+      policies: [file.policy],
       logLevel: "info",
     };
     writeJson(paths.orchestratorConfig(dir, orchestrator.id), config);
