@@ -86,6 +86,12 @@ RETURNS void
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'quorate_sql_wait_for_lsn';
 
+-- How old what is visible here may be at most; NULL if unknown.
+CREATE FUNCTION quorate.staleness()
+RETURNS interval
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'quorate_sql_staleness';
+
 -- Rules as such; these work without a cluster.
 CREATE FUNCTION quorate.validate_rule(
 	rule text,

@@ -114,7 +114,7 @@ command_forget_client(Client *client)
 	if (client->quiesces)
 	{
 		client->quiesces = false;
-		quorate_quiesce(false);
+		quorate_quiesce(false, 0);
 		ereport(LOG, (errmsg("quiesce ended with the connection that asked for it")));
 	}
 }
@@ -593,7 +593,7 @@ execute_quiesce(Request *request)
 
 	if (!on->val.boolean)
 	{
-		quorate_quiesce(false);
+		quorate_quiesce(false, 0);
 		request->client->quiesces = false;
 		ereport(LOG, (errmsg("admits transactions")));
 		if (RecoveryInProgress())
@@ -608,7 +608,7 @@ execute_quiesce(Request *request)
 					  "only a leader can be quiesced");
 		return;
 	}
-	quorate_quiesce(true);
+	quorate_quiesce(true, (int) timeout);
 	request->client->quiesces = true;
 	ereport(LOG, (errmsg("admits no new transactions")));
 	start_operation(request, OP_QUIESCE, info.term, timeout);
@@ -659,7 +659,7 @@ command_step(Operation *op)
 		{
 			int			n = quorate_in_flight();
 
-			quorate_quiesce(false);
+			quorate_quiesce(false, 0);
 			op->client->quiesces = false;
 			respond_error(op->client, op->id, "timeout",
 						  "%d transactions were still in flight; new ones are admitted again", n);

@@ -449,6 +449,9 @@ quorate_control_main(Datum arg)
 	/* Texts are UTF-8, and there's no database to say so. */
 	SetDatabaseEncoding(PG_UTF8);
 
+	/* What we write brings the quorum back: nothing may hold us up. */
+	QuorumThrottleExempt = true;
+
 	/*
 	 * Become visible in the array of processes, so that checkpoints can see
 	 * that we hold them up (ruleset_step).
@@ -469,7 +472,7 @@ quorate_control_main(Datum arg)
 	rebuild_events_set();
 
 	/* Whoever quiesced the server through our predecessor is gone. */
-	quorate_quiesce(false);
+	quorate_quiesce(false, 0);
 
 	for (;;)
 	{

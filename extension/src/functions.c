@@ -30,9 +30,6 @@
 #define MIN_WAIT_MS			1
 #define MAX_WAIT_MS			10
 
-/* "not in time": see docs/errors.md */
-#define ERRCODE_QUORATE_NOT_IN_TIME	MAKE_SQLSTATE('Q','R','0','0','1')
-
 PG_FUNCTION_INFO_V1(quorate_sql_status);
 PG_FUNCTION_INFO_V1(quorate_sql_followers);
 PG_FUNCTION_INFO_V1(quorate_sql_ruleset);
@@ -41,6 +38,7 @@ PG_FUNCTION_INFO_V1(quorate_sql_commit_lsn);
 PG_FUNCTION_INFO_V1(quorate_sql_term);
 PG_FUNCTION_INFO_V1(quorate_sql_is_committed);
 PG_FUNCTION_INFO_V1(quorate_sql_wait_for_lsn);
+PG_FUNCTION_INFO_V1(quorate_sql_staleness);
 PG_FUNCTION_INFO_V1(quorate_sql_validate_rule);
 PG_FUNCTION_INFO_V1(quorate_sql_eval_rule);
 PG_FUNCTION_INFO_V1(quorate_sql_can_fulfil);
@@ -265,7 +263,14 @@ quorate_sql_is_committed(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(PG_GETARG_LSN(0) <= info.commitLsn);
 }
 
-/* Up to here everything committed is visible to new snapshots. */
+/*
+ * Up to here everything committed is visible to new snapshots.
+ *
+ * A leader must not take its commit LSN for this: it counts bytes and may lie
+ * within a record.  If that record was never completed, a later leader writes
+ * others in its place, and an LSN of theirs is below the commit LSN here, too.
+ * The end of a committed record is the same on every timeline.
+ */
 static XLogRecPtr
 visible_here(void)
 {
@@ -274,7 +279,7 @@ visible_here(void)
 	if (RecoveryInProgress())
 		return GetXLogReplayRecPtr(NULL);
 	QuorumGetInfo(&info);
-	return info.commitLsn;
+	return Max(info.termStart, info.committedRecord);
 }
 
 /*
@@ -311,6 +316,24 @@ quorate_sql_wait_for_lsn(PG_FUNCTION_ARGS)
 		pause = Min(pause * 2, MAX_WAIT_MS);
 	}
 	PG_RETURN_VOID();
+}
+
+/*
+ * How old may what is visible here be?  NULL if that is unknown.
+ */
+Datum
+quorate_sql_staleness(PG_FUNCTION_ARGS)
+{
+	int64		age;
+	Interval   *result;
+
+	require_enabled();
+	age = QuorumStaleness();
+	if (age < 0)
+		PG_RETURN_NULL();
+	result = palloc0(sizeof(Interval));
+	result->time = age;
+	PG_RETURN_INTERVAL_P(result);
 }
 
 /* ------------------------------------------------------------------------

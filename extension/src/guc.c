@@ -24,6 +24,8 @@
 char	   *quorate_node_id = NULL;
 char	   *quorate_control_socket = NULL;
 bool		quorate_member = false;
+bool		quorate_observer = false;
+bool		quorate_restoring = false;
 bool		quorate_control = false;
 int			quorate_max_clients = 16;
 
@@ -58,11 +60,42 @@ quorate_define_settings(void)
 							PGC_POSTMASTER, 0,
 							NULL, NULL, NULL);
 	DefineCustomBoolVariable("quorate.member",
-							 "The client of this connection is a node of the cluster.",
+							 "The client of this connection is a member of the cohort.",
 							 "Set by a walreceiver in the options of its connection. Members get all WAL, others only what is committed.",
 							 &quorate_member, false,
 							 PGC_BACKEND, GUC_NOT_IN_SAMPLE,
 							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("quorate.observer",
+							 "The client of this connection is an observer of the cohort.",
+							 "Set by a walreceiver in the options of its connection. Observers get what is committed, and are told so.",
+							 &quorate_observer, false,
+							 PGC_BACKEND, GUC_NOT_IN_SAMPLE,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("quorate.restoring",
+							 "This server replays an archive and is no node of a cohort.",
+							 "Everything in the archive is committed: recovery goes on as in any other server.",
+							 &quorate_restoring, false,
+							 PGC_POSTMASTER, GUC_NOT_IN_SAMPLE,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("quorate.max_uncommitted_wal",
+							"How much WAL a leader may write beyond what the quorum has committed.",
+							"Writers wait when there is more. 0: no limit but that of the buffer pool.",
+							&quorum_max_uncommitted_wal, 256 * 1024, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomBoolVariable("quorate.debug_page_gate",
+							 "Data pages are written only when the quorum has their WAL.",
+							 "For tests that show what happens otherwise. Off corrupts data at a failover.",
+							 &QuorumPageGate, true,
+							 PGC_POSTMASTER, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("quorate.debug_commit_order",
+							 "Commits become visible in the order of their records.",
+							 "For tests that show what happens otherwise.",
+							 &QuorumCommitOrder, true,
+							 PGC_POSTMASTER, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL,
+							 NULL, NULL, NULL);
+	quorate_install_reads();
 	DefineCustomBoolVariable("quorate.control",
 							 "This session goes on while the server is quiesced.",
 							 NULL,
@@ -145,6 +178,16 @@ quorate_check_settings(void)
 				 errmsg("path of the control socket \"%s\" is too long (maximum %d bytes)",
 						path, (int) sizeof(addr.sun_path) - 1),
 				 errhint("Set \"quorate.control_socket\" to a shorter path, which may be relative to the data directory.")));
+	if (XLogArchiveMode == ARCHIVE_MODE_ALWAYS)
+		ereport(FATAL,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("quorate cannot run with \"archive_mode\" \"always\""),
+				 errdetail("Only a leader knows which segments belong to the history."),
+				 errhint("Set \"archive_mode\" to on.")));
+	if (!QuorumPageGate)
+		ereport(WARNING,
+				(errmsg("quorate runs with \"quorate.debug_page_gate\" off"),
+				 errdetail("Data will be corrupted at a failover.")));
 	if (!enableFsync)
 		ereport(WARNING,
 				(errmsg("quorate runs with \"fsync\" off"),

@@ -10,6 +10,9 @@
  * sets the flag first and looks at the declarations afterwards.  With a full
  * barrier on both sides one of them sees the other.
  *
+ * The gate opens by itself when the time is over for which it was closed: the
+ * one who closed it may be gone, and his sidecar may be frozen.
+ *
  * A transaction that waits has not begun to do anything; it can be cancelled
  * and terminated, and statement_timeout holds.  Walsenders, background
  * workers and sessions with "quorate.control" don't take part, nor do
@@ -37,6 +40,20 @@ static LocalTransactionId declared = InvalidLocalTransactionId;
 
 static uint32 wait_event = 0;
 
+#define QUIESCE_LOOK_MS		1000	/* if there's no time limit */
+
+/* How long to sleep until the gate may have opened by itself */
+static long
+until_look_ms(void)
+{
+	uint64		until = pg_atomic_read_u64(&quorate_shared->quiesced_until);
+	uint64		now = QuorumClock();
+
+	if (until == 0)
+		return QUIESCE_LOOK_MS;
+	return until <= now ? 1 : (long) ((until - now) / 1000 + 1);
+}
+
 static void
 wait_for_admission(pg_atomic_uint32 *slot)
 {
@@ -57,7 +74,8 @@ wait_for_admission(pg_atomic_uint32 *slot)
 				break;
 			pg_atomic_write_u32(slot, InvalidLocalTransactionId);
 		}
-		ConditionVariableSleep(&quorate_shared->quiesce_cv, wait_event);
+		(void) ConditionVariableTimedSleep(&quorate_shared->quiesce_cv,
+										   until_look_ms(), wait_event);
 	}
 	ConditionVariableCancelSleep();
 }
@@ -87,6 +105,10 @@ static void
 hold_ExecutorStart(QueryDesc *queryDesc, int eflags)
 {
 	admit();
+	if (queryDesc->operation == CMD_SELECT &&
+		!queryDesc->plannedstmt->hasModifyingCTE &&
+		(eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0)
+		quorate_check_read();
 	if (next_ExecutorStart)
 		next_ExecutorStart(queryDesc, eflags);
 	else
@@ -100,6 +122,10 @@ hold_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
 					DestReceiver *dest, QueryCompletion *qc)
 {
 	admit();
+	if (IsA(pstmt->utilityStmt, CopyStmt) &&
+		!castNode(CopyStmt, pstmt->utilityStmt)->is_from &&
+		castNode(CopyStmt, pstmt->utilityStmt)->relation != NULL)
+		quorate_check_read();
 	if (next_ProcessUtility)
 		next_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 							params, queryEnv, dest, qc);
@@ -120,13 +146,25 @@ quorate_install_quiesce_hooks(void)
 bool
 quorate_is_quiesced(void)
 {
-	return pg_atomic_read_u32(&quorate_shared->quiesced) != 0;
+	uint64		until;
+
+	if (likely(pg_atomic_read_u32(&quorate_shared->quiesced) == 0))
+		return false;
+	until = pg_atomic_read_u64(&quorate_shared->quiesced_until);
+	return until == 0 || QuorumClock() < until;
 }
 
-/* Control worker: close or open the gate. */
+/*
+ * Control worker: close the gate for so long (0: until it's opened), or open
+ * it.
+ */
 void
-quorate_quiesce(bool on)
+quorate_quiesce(bool on, int timeout_ms)
 {
+	if (on)
+		pg_atomic_write_u64(&quorate_shared->quiesced_until, timeout_ms == 0 ? 0 :
+							QuorumClock() + (uint64) timeout_ms * 1000);
+	pg_write_barrier();
 	pg_atomic_write_u32(&quorate_shared->quiesced, on ? 1 : 0);
 	pg_memory_barrier();
 	if (!on)

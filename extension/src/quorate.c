@@ -11,7 +11,8 @@
  * its SQL functions, which say that it is not enabled.
  *
  * A stand-alone server (postgres --single) gets all of it but the worker:
- * it must be able to redo ruleset records.
+ * it must be able to redo ruleset records.  So must one that restores a
+ * backup ("quorate.restoring"), which gets nothing else.
  *
  *-------------------------------------------------------------------------
  */
@@ -63,6 +64,7 @@ start_shmem(void)
 		quorate_shared->lock = &GetNamedLWLockTranche(QUORATE_TRANCHE)->lock;
 		pg_atomic_init_u64(&quorate_shared->control_latch, 0);
 		pg_atomic_init_u32(&quorate_shared->quiesced, 0);
+		pg_atomic_init_u64(&quorate_shared->quiesced_until, 0);
 		ConditionVariableInit(&quorate_shared->quiesce_cv);
 		quorate_shared->nadmitted = MaxBackends;
 		for (int i = 0; i < MaxBackends; i++)
@@ -73,10 +75,11 @@ start_shmem(void)
 }
 
 /* The walsender asks about its client. */
-static bool
-peer_is_member(void)
+static QuorumPeerKind
+peer_kind(void)
 {
-	return quorate_member;
+	return quorate_member ? QUORUM_PEER_MEMBER :
+		quorate_observer ? QUORUM_PEER_OBSERVER : QUORUM_PEER_STRANGER;
 }
 
 /*
@@ -98,7 +101,7 @@ quorate_wake_control(void)
 
 static const QuorumRoutine routine = {
 	.evaluate = quorate_evaluate,
-	.peer_is_member = peer_is_member,
+	.peer_kind = peer_kind,
 	.changed = quorate_wake_control,
 };
 
@@ -114,7 +117,7 @@ _PG_init(void)
 	quorate_register_rmgr();
 
 	/* Nothing below matters to a process that only prints a setting. */
-	if (IsPostmasterEnvironment)
+	if (IsPostmasterEnvironment && !quorate_restoring)
 		quorate_check_settings();
 
 	next_shmem_request = shmem_request_hook;
@@ -122,7 +125,12 @@ _PG_init(void)
 	next_shmem_startup = shmem_startup_hook;
 	shmem_startup_hook = start_shmem;
 
+	/* A server that only replays an archive is part of no cohort. */
+	if (quorate_restoring)
+		return;
+
 	quorate_install_quiesce_hooks();
+	quorate_install_read_hooks();
 	quorum_routine = &routine;
 
 	if (IsPostmasterEnvironment)

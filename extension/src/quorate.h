@@ -30,6 +30,10 @@
 
 #include "rule.h"
 
+/* SQLSTATEs of class QR, see docs/errors.md */
+#define ERRCODE_QUORATE_NOT_IN_TIME	MAKE_SQLSTATE('Q','R','0','0','1')
+#define ERRCODE_QUORATE_CANNOT_READ	MAKE_SQLSTATE('Q','R','0','0','3')
+
 #define QUORATE_MAX_JOINT		8
 #define QUORATE_MAX_TEXT		(64 * 1024) /* of a ruleset */
 
@@ -86,6 +90,7 @@ typedef struct QuorateShared
 
 	/* Quiesce, see quiesce.c */
 	pg_atomic_uint32 quiesced;
+	pg_atomic_uint64 quiesced_until;	/* QuorumClock(), or 0: no end */
 	ConditionVariable quiesce_cv;
 	int			nadmitted;		/* constant */
 	pg_atomic_uint32 admitted[FLEXIBLE_ARRAY_MEMBER];	/* by proc number */
@@ -98,6 +103,8 @@ extern QuorateShared *quorate_shared;
 extern char *quorate_node_id;
 extern char *quorate_control_socket;
 extern bool quorate_member;
+extern bool quorate_observer;
+extern bool quorate_restoring;
 extern bool quorate_control;
 extern int	quorate_max_clients;
 
@@ -128,9 +135,15 @@ extern bool quorate_ruleset_decode(XLogReaderState *record, RulesetId *id,
 
 /* quiesce.c */
 extern void quorate_install_quiesce_hooks(void);
-extern void quorate_quiesce(bool on);
+extern void quorate_quiesce(bool on, int timeout_ms);
 extern bool quorate_is_quiesced(void);
 extern int	quorate_in_flight(void);
+
+/* reads.c */
+extern int	quorate_lease_ms;
+extern void quorate_install_reads(void);
+extern void quorate_install_read_hooks(void);
+extern void quorate_check_read(void);
 
 /* report.c */
 extern void quorate_install_report(void);

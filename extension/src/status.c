@@ -25,27 +25,33 @@ typedef struct Receiver
 	bool		present;		/* has one ever run? */
 	WalRcvState state;
 	TimeLineID	tli;
-	TimestampTz lastMessage;
+	long		ageMs;			/* since the last message, or -1 */
 } Receiver;
 
+/* Since a time by QuorumClock(); -1 if there's none */
+static long
+since_ms(uint64 then)
+{
+	uint64		now = QuorumClock();
+
+	return then == 0 ? -1 : then >= now ? 0 : (long) ((now - then) / 1000);
+}
+
+/*
+ * The core calls a receiver streaming before it has connected.  Here it does
+ * when it has heard something: the sender repeats the commit LSN all the time.
+ */
 static void
-get_receiver(Receiver *receiver)
+get_receiver(Receiver *receiver, const QuorumInfo *info)
 {
 	SpinLockAcquire(&WalRcv->mutex);
 	receiver->state = WalRcv->walRcvState;
 	receiver->tli = WalRcv->receivedTLI;
-	receiver->lastMessage = WalRcv->lastMsgReceiptTime;
 	receiver->present = WalRcv->receiveStart != InvalidXLogRecPtr;
-
-	/*
-	 * A walreceiver calls itself streaming before it has connected, and sets
-	 * both times to the same moment then.  Only a message parts them.
-	 */
-	if (receiver->state == WALRCV_STREAMING &&
-		(!WalRcv->ready_to_display ||
-		 WalRcv->lastMsgSendTime == WalRcv->lastMsgReceiptTime))
-		receiver->state = WALRCV_STARTING;
 	SpinLockRelease(&WalRcv->mutex);
+	receiver->ageMs = since_ms(info->heardAt);
+	if (receiver->state == WALRCV_STREAMING && receiver->ageMs < 0)
+		receiver->state = WALRCV_STARTING;
 }
 
 static const char *
@@ -170,19 +176,21 @@ json_string(StringInfo buf, const char *key, const char *value)
 		escape_json(buf, value);
 }
 
-static long
-age_ms(TimestampTz since)
+/* A span of time, or null if it is negative */
+static void
+json_ms(StringInfo buf, const char *key, long ms)
 {
-	return since == 0 ? -1 : TimestampDifferenceMilliseconds(since, GetCurrentTimestamp());
+	if (ms < 0)
+		appendStringInfo(buf, ",\"%s\":null", key);
+	else
+		appendStringInfo(buf, ",\"%s\":%ld", key, ms);
 }
 
 static void
 json_age(StringInfo buf, const char *key, TimestampTz since)
 {
-	if (since == 0)
-		appendStringInfo(buf, ",\"%s\":null", key);
-	else
-		appendStringInfo(buf, ",\"%s\":%ld", key, age_ms(since));
+	json_ms(buf, key, since == 0 ? -1 :
+			TimestampDifferenceMilliseconds(since, GetCurrentTimestamp()));
 }
 
 static void
@@ -219,11 +227,11 @@ json_applied(StringInfo buf)
 }
 
 static void
-json_receiver(StringInfo buf)
+json_receiver(StringInfo buf, const QuorumInfo *info)
 {
 	Receiver	receiver;
 
-	get_receiver(&receiver);
+	get_receiver(&receiver, info);
 	appendStringInfoString(buf, ",\"receiver\":");
 	if (!receiver.present)
 	{
@@ -232,7 +240,7 @@ json_receiver(StringInfo buf)
 	}
 	appendStringInfo(buf, "{\"state\":\"%s\",\"timeline\":%u",
 					 receiver_state_name(receiver.state), receiver.tli);
-	json_age(buf, "lastMessageAgeMs", receiver.lastMessage);
+	json_ms(buf, "lastMessageAgeMs", receiver.ageMs);
 	appendStringInfoChar(buf, '}');
 }
 
@@ -270,6 +278,7 @@ quorate_status_json(StringInfo buf, bool stopping)
 	XLogRecPtr	flushed;
 	XLogRecPtr	received;
 	XLogRecPtr	applied;
+	int64		staleness = QuorumStaleness();
 	bool		recovery = RecoveryInProgress();
 	bool		leads;
 
@@ -292,13 +301,16 @@ quorate_status_json(StringInfo buf, bool stopping)
 	/* the leader's may be ahead of what we have, and lie within a record */
 	quorate_json_lsn(buf, "commitLsn", Min(info.commitLsn, flushed));
 	quorate_json_lsn(buf, "termStartLsn", info.termStart);
+	appendStringInfo(buf, ",\"leaseMs\":%d", quorate_lease_ms);
+	json_ms(buf, "stalenessMs", staleness < 0 ? -1 : (long) (staleness / 1000));
+	json_ms(buf, "walWriteAgeMs", since_ms(info.writingSince));
 	quorate_json_lsn(buf, "receivedLsn", received);
 	quorate_json_lsn(buf, "flushedLsn", flushed);
 	quorate_json_lsn(buf, "appliedLsn", applied);
 	json_rules(buf, &info);
 	json_applied(buf);
 	json_string(buf, "leader", leads ? quorate_node_id : info.leader);
-	json_receiver(buf);
+	json_receiver(buf, &info);
 	json_followers(buf);
 	appendStringInfo(buf, ",\"quiesced\":%s,\"waiting\":%d}",
 					 quorate_is_quiesced() ? "true" : "false", info.nwaiting);
@@ -319,7 +331,7 @@ quorate_status_signature(bool stopping)
 	uint64		hash;
 
 	QuorumGetInfo(&info);
-	get_receiver(&receiver);
+	get_receiver(&receiver, &info);
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "%s %u %u %s %d %d %d %s %u",
 					 quorate_state_name(&info, stopping), info.term,

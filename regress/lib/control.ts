@@ -25,13 +25,18 @@ export type Status = {
   readonly consistent: boolean;
   readonly position: Position | null;
   readonly commitLsn: string | null;
+  readonly receivedLsn: string | null;
   readonly flushedLsn: string | null;
   readonly appliedLsn: string | null;
   readonly rule: string | null;
   readonly joint: readonly string[];
   readonly ruleset: Ruleset | null;
   readonly leader: string | null;
-  readonly receiver: { readonly state: string; readonly timeline: number } | null;
+  readonly receiver: {
+    readonly state: string;
+    readonly timeline: number;
+    readonly lastMessageAgeMs: number | null;
+  } | null;
   readonly followers: readonly FollowerStatus[];
   readonly quiesced: boolean;
   readonly waiting: number;

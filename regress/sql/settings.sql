@@ -15,6 +15,15 @@ SHOW quorate.control_socket;
 RESET ROLE;
 DROP ROLE regress_quorate_user;
 
+-- what a read needs
+SHOW quorate.reads;
+SET quorate.reads = 'heartbeat';
+SELECT quorate.staleness() IS NOT NULL AS known;
+RESET quorate.reads;
+SET quorate.reads = 'guessed';
+SET quorate.lease = '1s';
+SET quorate.debug_page_gate = off;
+
 -- the LSN of the last commit, for those who want it
 CREATE TABLE regress_quorate_report (a int);
 SHOW quorate.last_commit_lsn;
