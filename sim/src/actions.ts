@@ -15,7 +15,7 @@ export function clocksOf(
   const drift = random.pick([0, 0, 0.01, maxDrift]);
   const names: string[] = [...nodes.map(({ id }) => id), ...orchestratorNames(orchestrators)];
   const rates = names.map((name) => [name, 1 + random.between(-drift, drift)] as const);
-  const leaseMs = leases.length > 0 && random.chance(0.35) ? random.pick(leases) : 0;
+  const leaseMs = leases.length > 0 && random.chance(0.5) ? random.pick(leases) : 0;
   return {
     clockRates: drift === 0 ? {} : Object.fromEntries(rates),
     leaseMs,

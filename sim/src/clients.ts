@@ -52,13 +52,13 @@ export class Clients {
   }
 
   #act(client: Client): void {
-    const { queue, machines } = this.#world;
+    const { queue, machines, plan } = this.#world;
     const { random } = client;
     let open = true;
     const again = (): void => {
       if (open) {
         open = false;
-        queue.after(random.between(1, 60), () => this.#act(client));
+        queue.after(random.between(1, plan.thinkMs), () => this.#act(client));
       }
     };
     const running = [...machines.values()].filter((machine) => machine.postgres !== null);
@@ -67,7 +67,7 @@ export class Clients {
     const others = running.filter((machine) => machine.postgres?.receiver?.purpose === "follow");
     const travelMs = random.chance(0.05) ? random.between(5, 400) : random.between(0.1, 2);
     const dice = random.fraction();
-    if (dice < 0.3 && others.length > 0) {
+    if (dice < plan.reads * 0.55 && others.length > 0) {
       this.#readFollower(
         client,
         random.pick(others),
@@ -77,7 +77,7 @@ export class Clients {
       );
     } else if (leaders.length === 0) {
       queue.after(40, again);
-    } else if (dice < 0.55) {
+    } else if (dice < plan.reads) {
       this.#readLeader(client, random.pick(leaders), random.chance(0.5), travelMs, again);
     } else {
       this.#write(client, random.pick(leaders), travelMs, again);

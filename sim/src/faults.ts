@@ -95,6 +95,9 @@ export class Faults {
       case "cut":
         this.#cut(action);
         return;
+      case "isolateLeader":
+        this.#isolateLeader(action);
+        return;
       case "slowEdge":
         this.#slowEdge(action);
         return;
@@ -144,6 +147,21 @@ export class Faults {
         }
       }
     });
+  }
+
+  #isolateLeader({ together, jumpMs, ms }: ActionOf<"isolateLeader">): void {
+    const leader = this.#world.leader()?.id;
+    if (leader === undefined) {
+      return;
+    }
+    this.#world.clock(leader).jump(jumpMs);
+    const inside: readonly string[] = [leader, ...together];
+    const nodes: string[] = this.#world.plan.nodes.map(({ id }) => id);
+    const names = [...nodes, ...this.#world.orchestrators.map(({ name }) => name)];
+    const pairs = inside.flatMap((a) =>
+      names.filter((b) => !inside.includes(b)).flatMap((b) => [[a, b] as const, [b, a] as const]),
+    );
+    this.#cut({ kind: "cut", pairs, ms });
   }
 
   #slowEdge({ from, to, extraMs, ms }: ActionOf<"slowEdge">): void {

@@ -5,16 +5,23 @@ import { actionOf, clocksOf, companions } from "./actions.ts";
 import { Random } from "./random.ts";
 import { randomRules, rulesetOf } from "./rulesets.ts";
 import type { Step, WorldPlan } from "./script.ts";
-import { duelOf, lossOf, stormOf } from "./storms.ts";
+import { duelOf, leaseOf, lossOf, stormOf } from "./storms.ts";
 
 const zones = ["a", "b", "c"];
 const thirdNode: CohortNode = { id: nodeId("n3"), zone: "c", region: "x" };
 
-type Style = "cluster" | "storm" | "duel" | "loss";
+type Style = "cluster" | "storm" | "duel" | "loss" | "lease";
 
 function pickStyle(random: Random): Style {
   const dice = random.fraction();
-  return dice < 0.47 ? "cluster" : dice < 0.7 ? "storm" : dice < 0.93 ? "duel" : "loss";
+  const limits: readonly (readonly [number, Style])[] = [
+    [0.45, "cluster"],
+    [0.66, "storm"],
+    [0.87, "duel"],
+    [0.93, "loss"],
+    [1, "lease"],
+  ];
+  return limits.find(([limit]) => dice < limit)?.[1] ?? "cluster";
 }
 
 export interface PlanOptions {
@@ -34,15 +41,15 @@ export function planOf(seed: number, options: PlanOptions = { short: true }): Wo
   const founders = nodes.slice(0, count - spare).map((member) => member.id);
   const style = count === 1 ? "cluster" : pickStyle(random);
   let policy =
-    style !== "loss" && style !== "cluster" && random.chance(style === "storm" ? 1 : 0.6)
+    style !== "loss" && style !== "lease" && style !== "cluster" && random.chance(style === "storm" ? 1 : 0.6)
       ? randomRules + random.below(1_000_000)
       : random.below(7) + 8 * random.below(2);
   while (rulesetOf(policy, nodes.slice(0, founders.length), 1) === null) {
     policy += 1;
   }
-  if (style === "loss") {
+  if (style === "loss" || style === "lease") {
     const enough = nodes.length >= 3 ? nodes : [...nodes, thirdNode].slice(0, 3);
-    return lossOf(seed, random, enough, random.pick([0, 0, 1]));
+    return (style === "loss" ? lossOf : leaseOf)(seed, random, enough, random.pick([0, 0, 1]));
   }
   if (style === "storm") {
     return stormOf(seed, random, nodes, founders, policy);
@@ -63,6 +70,8 @@ export function planOf(seed: number, options: PlanOptions = { short: true }): Wo
     pace: "calm" as const,
     ...clocksOf(random, nodes, orchestrators, [200, 500]),
     clients: 1 + random.below(3),
+    thinkMs: 60,
+    reads: 0.55,
     safetyMs,
     loss: calm ? 0 : random.pick([0, 0.01, 0.05, 0.15]),
     duplicate: calm ? 0 : random.pick([0, 0.05, 0.2]),

@@ -14,6 +14,13 @@ export type Action =
   | { readonly kind: "killOrchestrator"; readonly at: number; readonly downMs: number }
   | { readonly kind: "cut"; readonly pairs: readonly (readonly [string, string])[]; readonly ms: number }
   | { readonly kind: "slow"; readonly delayMs: number; readonly stallMs: number; readonly ms: number }
+  /** Whoever leads then, alone or with some others; perhaps its wall clock is set back. Orchestrators are outside. */
+  | {
+      readonly kind: "isolateLeader";
+      readonly together: readonly NodeId[];
+      readonly jumpMs: number;
+      readonly ms: number;
+    }
   /** One direction of one connection only. */
   | {
       readonly kind: "slowEdge";
@@ -72,6 +79,9 @@ export interface WorldPlan {
   /** 0: no leader answers reads by itself. */
   readonly leaseMs: number;
   readonly clients: number;
+  /** Longest pause of a client between two requests, and the share of reads. */
+  readonly thinkMs: number;
+  readonly reads: number;
   readonly safetyMs: number;
   readonly loss: number;
   readonly duplicate: number;

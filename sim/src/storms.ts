@@ -26,6 +26,8 @@ export function stormOf(
     pace: "hasty" as const,
     ...clocksOf(random, nodes, orchestrators, [150]),
     clients: 3,
+    thinkMs: 60,
+    reads: 0.55,
     safetyMs,
     loss: random.pick([0, 0, 0.02, 0.1]),
     duplicate: random.pick([0, 0.1]),
@@ -114,6 +116,8 @@ export function duelOf(
     pace: "hasty" as const,
     ...clocksOf(random, nodes, orchestrators, []),
     clients: random.pick([1, 3]),
+    thinkMs: 60,
+    reads: 0.55,
     safetyMs: atMs + 20,
     loss: 0,
     duplicate: random.pick([0, 0.1]),
@@ -168,10 +172,55 @@ export function lossOf(
     pace: "patient",
     ...clocksOf(random, nodes, 2, []),
     clients: 3,
+    thinkMs: 60,
+    reads: 0.55,
     safetyMs: atMs,
     loss: 0,
     duplicate: random.pick([0, 0.1]),
     stall: 0,
+    stallMs: 100,
+    steps,
+  };
+}
+
+/** Readers everywhere, and again and again the leader is cut off while another one is made: what it answers must hold. */
+export function leaseOf(
+  seed: number,
+  random: Random,
+  nodes: readonly CohortNode[],
+  policy: number,
+): WorldPlan {
+  const steps: Step[] = [];
+  const rounds = 2 + random.below(4);
+  let atMs = 500;
+  for (let round = 0; round < rounds; round += 1) {
+    const together = nodes.filter(() => random.chance(0.3)).map(({ id }) => id);
+    const jumpMs = random.chance(0.4) ? -random.between(100, 2_000) : 0;
+    const ms = random.between(200, 1_200);
+    steps.push({ atMs, action: { kind: "isolateLeader", together, jumpMs, ms } });
+    for (let at = 0; at < 2; at += 1) {
+      const begins: Action = { kind: "change", at, candidate: null, lease: false };
+      steps.push({ atMs: atMs + random.between(1, 60), action: begins });
+    }
+    atMs += ms + random.between(200, 500);
+  }
+  steps.sort((a, b) => a.atMs - b.atMs);
+  return {
+    seed,
+    nodes,
+    founders: nodes.map(({ id }) => id),
+    policy,
+    orchestrators: 2,
+    automatic: random.chance(0.5),
+    pace: "calm",
+    ...clocksOf(random, nodes, 2, [200, 500]),
+    clients: 4,
+    thinkMs: 20,
+    reads: 0.8,
+    safetyMs: atMs,
+    loss: 0,
+    duplicate: 0,
+    stall: random.pick([0, 0.05]),
     stallMs: 100,
     steps,
   };
