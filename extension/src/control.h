@@ -38,6 +38,8 @@ typedef struct Client
 /* command.c */
 extern void command_execute(Client *client, char *line, int len);
 extern void command_step_all(void);
+
+/* operation.c */
 extern void command_forget_client(Client *client);
 extern long command_poll_ms(void);
 

@@ -1,0 +1,215 @@
+/*-------------------------------------------------------------------------
+ *
+ * command_stream.c
+ *	  Commands of the control socket: fence, follow, fetch.
+ *
+ *	  fence		waits until no walreceiver runs, then finds the end of the log
+ *	  fetch		waits until the wanted position is on this disk
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "operation.h"
+
+#include "access/xlog.h"
+#include "access/xlogrecovery.h"
+#include "replication/walreceiver.h"
+
+/* --- fence --- */
+
+typedef struct TailRulesets
+{
+	StringInfoData json;
+	int			n;
+} TailRulesets;
+
+static void
+collect_ruleset(XLogReaderState *record, TimeLineID tli, void *arg)
+{
+	TailRulesets *tail = arg;
+	RulesetId	id;
+	const char *rule;
+	const char *text;
+
+	if (!quorate_ruleset_decode(record, &id, &rule, &text) ||
+		!quorate_ruleset_is_news(&id))
+		return;
+	if (tail->n++ > 0)
+		appendStringInfoChar(&tail->json, ',');
+	quorate_json_ruleset(&tail->json, &id, text);
+}
+
+static void
+answer_fence(Operation *op, TimeLineID tli, XLogRecPtr lsn, const char *tail)
+{
+	StringInfoData result;
+	QuorumInfo	info;
+	Ruleset    *applied;
+
+	/*
+	 * Read the applied ruleset after the tail: a record that is replayed in
+	 * between is reported twice rather than not at all.
+	 */
+	applied = quorate_ruleset_copy(&quorate_shared->applied);
+	QuorumGetInfo(&info);
+	initStringInfo(&result);
+	quorate_json_position(&result, tli, lsn);
+	/* it counts bytes: it may lie in a record whose end isn't here */
+	quorate_json_lsn(&result, "commitLsn", Min(info.commitLsn, lsn));
+	appendStringInfoString(&result, ",\"ruleset\":");
+	if (applied == NULL)
+		appendStringInfoString(&result, "null");
+	else
+		quorate_json_ruleset(&result, &applied->id, applied->text);
+	appendStringInfo(&result, ",\"tailRulesets\":[%s],\"status\":", tail);
+	quorate_status_json(&result, control_is_stopping());
+	respond_ok(op->client, op->id, result.data);
+}
+
+/* The ruleset record that this leader has written and not seen committed */
+static char *
+written_ruleset(void)
+{
+	StringInfoData json;
+	Ruleset    *pending = NULL;
+
+	initStringInfo(&json);
+	if (quorate_shared->stage == PENDING_WRITTEN)
+		pending = quorate_ruleset_copy(&quorate_shared->pending);
+	if (pending != NULL)
+		quorate_json_ruleset(&json, &pending->id, pending->text);
+	return json.data;
+}
+
+bool
+step_fence(Operation *op, const QuorumInfo *info)
+{
+	TailRulesets tail = {.n = 0};
+	TimeLineID	tli;
+	XLogRecPtr	last;
+	XLogRecPtr	end;
+
+	/* A grant of this very term stays, and so the log may still grow. */
+	if (info->term == op->term && info->state != QUORUM_FENCED)
+	{
+		quorate_position(info, &tli, &end);
+		answer_fence(op, tli, end, written_ruleset());
+		return true;
+	}
+
+	if (!RecoveryInProgress())
+	{
+		answer_fence(op, GetWALInsertionTimeLine(), GetFlushRecPtr(NULL),
+					 written_ruleset());
+		return true;
+	}
+
+	/* Nothing can be said before recovery knows where it begins. */
+	if (WalRcvRunning() || GetXLogReplayRecPtr(NULL) == InvalidXLogRecPtr)
+		return false;
+
+	initStringInfo(&tail.json);
+	QuorumFindLogEnd(&tli, &last, &end, collect_ruleset, &tail);
+	QuorumSetLogEnd(tli, end);
+	answer_fence(op, tli, end, tail.json.data);
+	return true;
+}
+
+void
+execute_fence(Request *request)
+{
+	uint32		term = term_field(request->json);
+
+	if (!check_result(request->client, request->id, term, QuorumFence(term)))
+		return;
+	ereport(LOG, (errmsg("fenced at term %u", term)));
+	start_operation(request, OP_FENCE, term, 0);
+}
+
+/* --- follow, fetch --- */
+
+static char *
+conninfo_field(Jsonb *json)
+{
+	char	   *conninfo = string_field(json, "conninfo");
+
+	if (strlen(conninfo) >= QUORUM_CONNINFO_LEN)
+		bad_request("\"conninfo\" has more than %d bytes", QUORUM_CONNINFO_LEN - 1);
+	return conninfo;
+}
+
+/* Withdraw what a lower term granted, then grant. */
+static bool
+grant_stream(Request *request, uint32 term, const char *from,
+			 const char *conninfo, TimeLineID fetch)
+{
+	QuorumResult result = QuorumFence(term);
+
+	if (result == QUORUM_OK)
+		result = QuorumFollow(term, from, conninfo, fetch);
+	return check_result(request->client, request->id, term, result);
+}
+
+void
+execute_follow(Request *request)
+{
+	uint32		term = term_field(request->json);
+	char	   *leader = node_field(request->json, "leader");
+	char	   *conninfo = conninfo_field(request->json);
+
+	if (grant_stream(request, term, leader, conninfo, 0))
+	{
+		ereport(LOG, (errmsg("follows \"%s\" in term %u", leader, term)));
+		respond_status(request->client, request->id);
+	}
+}
+
+bool
+step_fetch(Operation *op, const QuorumInfo *info)
+{
+	TimeLineID	tli;
+	XLogRecPtr	end;
+
+	end = GetWalRcvFlushRecPtr(NULL, &tli);
+	if (tli == op->target_tli && end >= op->target)
+	{
+		respond_position(op->client, op->id, tli, end);
+		return true;
+	}
+	if (info->state != QUORUM_FETCHING || info->term != op->term)
+	{
+		respond_error(op->client, op->id, "superseded",
+					  "another command ended the copying of the log");
+		return true;
+	}
+	return false;
+}
+
+void
+execute_fetch(Request *request)
+{
+	uint32		term = term_field(request->json);
+	char	   *from = node_field(request->json, "from");
+	char	   *conninfo = conninfo_field(request->json);
+	Jsonb	   *target = object_field(request->json, "target");
+	TimeLineID	tli = term_field(target);
+	XLogRecPtr	lsn = lsn_field(target, "lsn");
+	uint64		timeout = number_field_or(request->json, "timeoutMs", 1, MAX_TIMEOUT_MS, 0);
+	QuorumInfo	info;
+	Operation  *op;
+
+	QuorumGetInfo(&info);
+	if (info.fenceTerm == term && info.state == QUORUM_FENCED &&
+		info.logTli == tli && info.logEnd >= lsn)
+	{
+		/* It's here already, as the last fence has found. */
+		respond_position(request->client, request->id, info.logTli, info.logEnd);
+		return;
+	}
+	if (!grant_stream(request, term, from, conninfo, tli))
+		return;
+	ereport(LOG, (errmsg("fetches the log of \"%s\" up to %X/%X on timeline %u in term %u",
+						 from, LSN_FORMAT_ARGS(lsn), tli, term)));
+	op = start_operation(request, OP_FETCH, term, timeout);
+	op->target_tli = tli;
+	op->target = lsn;
+}
