@@ -94,6 +94,7 @@ export interface FenceReport {
   readonly inRecovery?: boolean;
   /** Which life of the node reports. The core adds it; Postgres doesn't know. */
   readonly incarnation?: string;
+  readonly leaseMs?: number;
 }
 
 export type ControlResult =

@@ -33,6 +33,8 @@ export interface Report {
   readonly inRecovery?: boolean;
   /** Which life of the node reports; a ruleset that names another one doesn't count it. */
   readonly incarnation?: string;
+  /** How long a confirmed heartbeat lets a leader answer reads by itself. Absent: 0, never. */
+  readonly leaseMs?: number;
 }
 
 /** `recordedAt`: term and end of its record, as far as the node tells. */

@@ -3,9 +3,11 @@
 import { assertNever } from "@quorate/common";
 import {
   type CohortGoal,
+  cohortIds,
   type Decision,
   goalOfIntent,
   goalOfRepair,
+  type NodeId,
   nextCohortStep,
   type Observation,
   type Policy,
@@ -40,8 +42,12 @@ export async function repair(
   switch (action) {
     case "follow":
     case "create": {
-      // Whoever is no member isn't told the commit LSN; whether it counts is for the rules to say.
-      const problem = await follow(tools, { node, leader, term: leading.term, member: true });
+      const problem = await follow(tools, {
+        node,
+        leader,
+        term: leading.term,
+        member: isMember(node, observation),
+      });
       return { did: `pointed ${node} at ${leader}`, problem };
     }
     case "restart":
@@ -61,6 +67,14 @@ export async function repair(
     default:
       return assertNever(action);
   }
+}
+
+/** Of the cohort, or to be. Everybody else is an observer. */
+export function isMember(node: NodeId, { rulesets }: Observation): boolean {
+  return rulesets.some(
+    (ruleset) =>
+      cohortIds(ruleset).includes(node) || ruleset.intent?.nodes.some(({ id }) => id === node) === true,
+  );
 }
 
 async function step(goal: CohortGoal, observation: Observation, tools: StepTools): Promise<RepairResult> {

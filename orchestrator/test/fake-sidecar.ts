@@ -318,6 +318,7 @@ export class FakeCluster {
           tailRulesets: node.rulesets(node.committed, node.log.length),
           systemIdentifier: "7000",
           inRecovery: true,
+          leaseMs: 0,
           status: node.status(),
         };
       },

@@ -38,6 +38,8 @@ export type Recruited = {
   readonly systemIdentifier: string | null;
   /** False: an ex-leader that would have to restart before it could lead or follow. */
   readonly inRecovery: boolean;
+  /** Setting quorate.lease of this node; 0: no read leases. */
+  readonly leaseMs: number;
   readonly status: NodeStatus;
 };
 

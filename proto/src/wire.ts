@@ -204,6 +204,7 @@ const recruited = z.object({
   tailRulesets: z.array(ruleset),
   systemIdentifier: optionalText,
   inRecovery: z.boolean(),
+  leaseMs: uint32,
   status: nodeStatus,
 });
 

@@ -111,6 +111,7 @@ const handlers: SidecarHandlers = {
           ],
           systemIdentifier: "1",
           inRecovery: false,
+          leaseMs: 500,
           status,
         },
   fetch: async (request) => ({ ok: true, position: request.target }),
@@ -167,6 +168,7 @@ t.test("every method carries its values there and back", async (t) => {
       { version: 5, text: "later", recordedAt: { term: 7, lsn: 4n } },
     ],
     inRecovery: false,
+    leaseMs: 500,
     systemIdentifier: "1",
     status,
   });

@@ -7,6 +7,8 @@ export type ReplicationIdentity = {
   readonly node: string;
   readonly user: string;
   readonly passFile: string;
+  /** Of the cohort, or on its way into it; an observer gets only what is committed, and never counts. */
+  readonly member: boolean;
 };
 
 /**
@@ -25,7 +27,7 @@ export function replicationConninfo(peer: Peer, identity: ReplicationIdentity): 
     // A peer that vanished without a FIN is noticed by the kernel, too.
     tcp_user_timeout: "5000",
     gssencmode: "disable",
-    options: "-cquorate.member=on",
+    options: identity.member ? "-cquorate.member=on" : "-cquorate.observer=on",
   });
 }
 

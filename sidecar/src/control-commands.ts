@@ -23,7 +23,7 @@ export type CommandOutcome = { readonly result: CoreResult; readonly status?: Co
 export async function sendCommand(
   connection: ControlConnection,
   command: CoreCommand,
-  conninfo: () => string,
+  conninfo: (member: boolean) => string,
   limits: RequestLimits,
 ): Promise<CommandOutcome> {
   switch (command.cmd) {
@@ -32,19 +32,26 @@ export async function sendCommand(
       if (!answer.ok) return { result: answer };
       const { position, commitLsn, ruleset, tailRulesets, status } = answer.value;
       if (position === null) return { result: unknownEnd, status };
-      const { inRecovery } = status;
-      const report = { position, commitLsn: commitLsn ?? noLsn, ruleset, tailRulesets, inRecovery };
+      const { inRecovery, leaseMs } = status;
+      const report = {
+        position,
+        commitLsn: commitLsn ?? noLsn,
+        ruleset,
+        tailRulesets,
+        inRecovery,
+        leaseMs,
+      };
       return { result: { ok: true, report }, status };
     }
     case "follow": {
-      const { member: _, ...rest } = command;
-      const wire = { ...rest, conninfo: conninfo() };
+      const { member, ...rest } = command;
+      const wire = { ...rest, conninfo: conninfo(member) };
       const answer = await connection.request(wire, statusResultSchema, limits);
       return answer.ok ? { result: { ok: true }, status: answer.value.status } : { result: answer };
     }
     case "fetch": {
       const target = { term: command.target.term, lsn: formatLsn(command.target.lsn) };
-      const wire = { ...command, target, conninfo: conninfo() };
+      const wire = { ...command, target, conninfo: conninfo(true) };
       return positionOutcome(await connection.request(wire, positionResultSchema, limits));
     }
     case "elect":

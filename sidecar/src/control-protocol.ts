@@ -72,8 +72,17 @@ export type ControlStatus = {
   }[];
   readonly quiesced: boolean;
   readonly waiting: number;
+  /** Setting quorate.lease; 0: no leases. */
+  readonly leaseMs: number;
+  /** For how long a write or flush of WAL has been under way; 0: none is. */
+  readonly walWriteAgeMs: number;
 };
 
+/** Absent or null: nothing. */
+const maybeMs = z
+  .number()
+  .nullish()
+  .transform((ms) => Math.max(0, Math.round(ms ?? 0)));
 /** An age that is unknown ("never") counts as very old. */
 const age = z
   .number()
@@ -138,6 +147,8 @@ export const controlStatusSchema: z.ZodType<ControlStatus, unknown> = z.object({
   followers: z.array(followerSchema).transform((all) => all.filter(isNamed)),
   quiesced: z.boolean(),
   waiting: count,
+  leaseMs: maybeMs,
+  walWriteAgeMs: maybeMs,
 });
 
 export const fenceResultSchema = z.object({

@@ -34,7 +34,14 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
         (answer) => {
           if (answer.kind !== "recruited") return null;
           const status = node.status();
-          const { position, commitLsn, ruleset, tailRulesets, inRecovery = true } = answer.report;
+          const {
+            position,
+            commitLsn,
+            ruleset,
+            tailRulesets,
+            inRecovery = true,
+            leaseMs = 0,
+          } = answer.report;
           return {
             position,
             commitLsn: commitLsn === 0n ? null : commitLsn,
@@ -42,6 +49,7 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
             tailRulesets,
             systemIdentifier: status.systemIdentifier,
             inRecovery,
+            leaseMs,
             status,
           };
         },

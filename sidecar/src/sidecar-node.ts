@@ -16,7 +16,6 @@ import {
   type NodeState,
   nodeId,
   noTerm,
-  type Position,
   type Promised,
   stepNode,
   term,
@@ -95,8 +94,6 @@ export class SidecarNode {
   readonly memory: MemoryStore;
   readonly #disk: DiskCheck;
   readonly #pending = new Map<string, Pending>();
-  /** Positions that were reported to the coordinator of the promised term. */
-  #reported: { readonly promise: Promised; readonly position: Position } | null = null;
   readonly #shutdown = new AbortController();
   readonly #begun: Promise<void>;
   #markBegun: () => void = () => {};
@@ -218,7 +215,7 @@ export class SidecarNode {
       ledTerm: current.ledTerm,
       control: this.#control,
       controlAgeMs: Math.round(performance.now() - this.#controlAtMs),
-      diskStuckMs: this.#disk.stuckMs,
+      diskStuckMs: Math.max(this.#disk.stuckMs, this.#walWriteMs()),
       systemIdentifier: this.#systemIdentifier,
       clone: this.#clone,
       backup: this.#options.backup?.report(),
@@ -397,8 +394,6 @@ export class SidecarNode {
     } else {
       this.logger.info(fields, request.kind === "recruit" ? "recruited" : `${request.kind}: done`);
     }
-    if (answer.kind === "recruited" && this.#state.durable !== null)
-      this.#reported = { promise: this.#state.durable, position: answer.report.position };
     pending.resolve(answer);
   }
 
@@ -438,8 +433,7 @@ export class SidecarNode {
       // Postgres died over it: the next one is asked the same, if that can't do more than was asked for.
     } while (!result.ok && result.code === "disconnected" && repeatable.has(command.cmd));
     if (command.cmd === "quiesce" && result.ok) this.#boundQuiesce(command);
-    if (result.ok || result.code !== "restart_required" || command.cmd !== "elect") return result;
-    return await this.#restartCandidate(command, peer, limits);
+    return result;
   }
 
   /** Whoever asked for the quiet may be gone: it ends by itself when his time is over. */
@@ -458,52 +452,35 @@ export class SidecarNode {
     }, timeoutMs);
   }
 
-  /** A leader that was recruited is to lead again: it must first become a follower, with the log that it reported. */
-  async #restartCandidate(
-    command: CoreCommand & { cmd: "elect" },
-    peer: Peer | undefined,
-    limits: RequestLimits,
-  ): Promise<CoreResult> {
-    const reported = this.#reported;
-    await this.supervisor.restart("immediate");
-    const signal = limits.signal ?? this.#shutdown.signal;
-    const connection = await this.supervisor.whenAttached(signal);
-    if (connection === null) return tooLate;
-    const fenced = await this.#send(connection, { cmd: "fence", term: command.term }, undefined, limits);
-    if (!fenced.ok) return fenced;
-    const position = fenced.report?.position;
-    if (
-      reported?.promise.term !== command.term ||
-      position === undefined ||
-      position.term !== reported.position.term ||
-      position.lsn < reported.position.lsn
-    )
-      return {
-        ok: false,
-        code: "wrong_state",
-        message: "the log is no longer what was reported to the coordinator",
-      };
-    return await this.#send(connection, command, peer, limits);
-  }
-
   async #send(
     connection: ControlConnection,
     command: CoreCommand,
     peer: Peer | undefined,
     limits: RequestLimits,
   ): Promise<CoreResult> {
-    const { result, status } = await sendCommand(connection, command, () => this.#conninfo(peer), limits);
+    const { result, status } = await sendCommand(
+      connection,
+      command,
+      (member) => this.#conninfo(peer, member),
+      limits,
+    );
     if (status !== undefined) this.#onStatus(status);
     return result;
   }
 
-  #conninfo(peer: Peer | undefined): string {
+  /** Of a write that was under way when Postgres spoke last: it may have gone on since. */
+  #walWriteMs(): number {
+    return this.supervisor.connection === null ? 0 : (this.#control?.walWriteAgeMs ?? 0);
+  }
+
+  #conninfo(peer: Peer | undefined, member: boolean): string {
     assert(peer !== undefined, "the request says where the other node is");
     const { config, paths } = this.#options;
     return replicationConninfo(peer, {
       node: config.node.id,
       user: config.replication.user,
       passFile: paths.passFile,
+      member,
     });
   }
 

@@ -65,13 +65,15 @@ t.test("off the local socket nobody gets in without a password", async (t) => {
 });
 
 t.test("connection strings: a node says that it is one of the cluster", async (t) => {
-  const identity = { node: "n2", user: "quorate_replication", passFile: "/a dir/it's" };
+  const identity = { node: "n2", user: "quorate_replication", passFile: "/a dir/it's", member: true };
   const member = replicationConninfo({ host: "127.0.0.1", port: 5501 }, identity);
   t.match(
     member,
     /^host=127\.0\.0\.1 port=5501 user=quorate_replication passfile='\/a dir\/it\\'s' application_name=n2 /,
   );
   t.match(member, / options='-cquorate\.member=on'$/);
+  const observer = replicationConninfo({ host: "127.0.0.1", port: 5501 }, { ...identity, member: false });
+  t.match(observer, / options='-cquorate\.observer=on'$/);
   t.equal(passFileText("u", "a:b\\c"), "*:*:*:u:a\\:b\\\\c\n");
 });
 

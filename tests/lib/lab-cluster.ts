@@ -150,6 +150,10 @@ export class LabCluster {
     return poll(async () => (await this.picture()).leader ?? undefined, { what: "a leader", timeoutMs });
   }
 
+  async waitForLeader(id: string, timeoutMs = 30_000): Promise<void> {
+    await poll(async () => (await this.picture()).leader === id, { what: `${id} to lead`, timeoutMs });
+  }
+
   async waitUntilWhole(timeoutMs = 90_000): Promise<ClusterPicture> {
     return poll(
       async () => {
@@ -213,6 +217,11 @@ export class LabCluster {
     const pid = this.#children.get(id)?.pid;
     if (pid === undefined) throw new Error(`${id} does not run`);
     return pid;
+  }
+
+  /** Where the sidecar talks to its Postgres, for tests that go behind its back. */
+  controlSocket(id: string): string {
+    return path.join(paths.node(this.open.dir, id), "run", "control.sock");
   }
 
   postmaster(id: string): number {

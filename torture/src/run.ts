@@ -48,7 +48,7 @@ const fewAcks = 5;
 export async function torture(test: Teardown, options: TortureOptions): Promise<Result> {
   const random = new Random(options.seed);
   const lab = await LabCluster.start(test, options);
-  const run = new Run(lab, options, random);
+  const run = new TortureRun(lab, options, random);
   test.teardown(() => run.end());
   await run.prepare();
   for (const fault of schedule(random, options.faults, options.count)) {
@@ -58,11 +58,12 @@ export async function torture(test: Teardown, options: TortureOptions): Promise<
   return run.judge();
 }
 
-class Run {
+export class TortureRun {
   readonly #lab: LabCluster;
   readonly #options: TortureOptions;
   readonly #random: Random;
-  readonly #workload: Workload;
+  /** What the clients do and were told. */
+  readonly workload: Workload;
   readonly #strikes: Strike[] = [];
   readonly #claims: Claim[] = [];
   readonly #problems: string[] = [];
@@ -75,7 +76,7 @@ class Run {
     this.#options = options;
     this.#random = random;
     const nodes = new Map(lab.ids.map((id) => [id, lab.url(id)]));
-    this.#workload = new Workload({ nodes, leader: () => this.#picture?.leader ?? null }, random);
+    this.workload = new Workload({ nodes, leader: () => this.#picture?.leader ?? null }, random);
   }
 
   /** It makes no sense to go on. */
@@ -92,15 +93,15 @@ class Run {
       for (const statement of schema) await client.query(statement);
     });
     this.#unfollow = this.#lab.follow((picture) => this.#seen(picture));
-    this.#workload.start();
-    if (!(await this.#workload.acknowledges(fewAcks, writableTimeoutMs)))
+    this.workload.start();
+    if (!(await this.workload.acknowledges(fewAcks, writableTimeoutMs)))
       throw new Error("the load never began");
   }
 
   async end(): Promise<void> {
     if (this.#ended) return;
     this.#ended = true;
-    await this.#workload.stop();
+    await this.workload.stop();
     this.#unfollow();
   }
 
@@ -108,7 +109,7 @@ class Run {
     this.#picture = picture;
     for (const { id, state, term } of picture.nodes)
       if (state === "leader" && term !== null) this.#claims.push({ node: id, term });
-    this.#workload.leaderChanged(picture.leader);
+    this.workload.leaderChanged(picture.leader);
   }
 
   async strike(fault: Fault): Promise<void> {
@@ -122,18 +123,18 @@ class Run {
     const at = new Date().toISOString().slice(11, 23);
     const situation = { lab: this.#lab, random: this.#random, leader, followers };
     const heal: Heal = await fault.strike(situation);
-    if (fault.survivable && !(await this.#workload.acknowledges(fewAcks, writableTimeoutMs)))
+    if (fault.survivable && !(await this.workload.acknowledges(fewAcks, writableTimeoutMs)))
       await this.#problem(`${number}. ${fault.name} (${leader}): no write for ${writableTimeoutMs} ms`);
     await delay(holdMs);
     await heal();
     const healedMs = performance.now();
-    if (!(await this.#workload.acknowledges(fewAcks, writableTimeoutMs)))
+    if (!(await this.workload.acknowledges(fewAcks, writableTimeoutMs)))
       await this.#problem(`${number}. ${fault.name} (${leader}): no write after it was over`);
     await this.#lab
       .waitUntilWhole(wholeTimeoutMs)
       .catch((error: unknown) => this.#problem(`${number}. ${fault.name} (${leader}): ${String(error)}`));
     const wholeMs = Math.round(performance.now() - healedMs);
-    const gapMs = Math.round(longestGapMs(this.#workload.ackTimesMs, fromMs, performance.now()));
+    const gapMs = Math.round(longestGapMs(this.workload.ackTimesMs, fromMs, performance.now()));
     this.#strikes.push({ fault: fault.name, aimMs: fault.aimMs, gapMs, wholeMs });
     const note = fault.aimMs !== null && gapMs > fault.aimMs ? ` (aim ${fault.aimMs})` : "";
     this.#options.say(
@@ -148,32 +149,33 @@ class Run {
     this.#options.say(`${text}\n${await this.#lab.story()}`);
   }
 
-  async judge(): Promise<Result> {
+  /** Of what these nodes hold; without names, of all. */
+  async judge(ids: readonly string[] = this.#lab.ids): Promise<Result> {
     await this.end();
     for (const id of this.#lab.ids) this.#claims.push(...loggedClaims(id, this.#lab.sidecarLog(id)));
     const history = {
-      appends: this.#workload.appends,
-      reads: this.#workload.listReads,
-      sums: this.#workload.sums,
+      appends: this.workload.appends,
+      reads: this.workload.listReads,
+      sums: this.workload.sums,
       claims: this.#claims,
     };
-    const finals = this.broken ? [] : await this.#finals();
+    const finals = this.broken ? [] : await this.#finals(ids);
     const verdict = this.broken
       ? { lost: [], seenThenLost: [], other: [] }
       : judge(history, finals, expectedSum);
     return {
       strikes: this.#strikes,
-      acknowledged: this.#workload.ackTimesMs.length,
-      reads: this.#workload.reads,
+      acknowledged: this.workload.ackTimesMs.length,
+      reads: this.workload.reads,
       ...verdict,
-      other: [...this.#problems, ...verdict.other, ...(this.broken ? [] : await this.#damage())],
+      other: [...this.#problems, ...verdict.other, ...(this.broken ? [] : await this.#damage(ids))],
     };
   }
 
-  async #finals(): Promise<Final[]> {
-    await this.#equalPositions();
+  async #finals(ids: readonly string[]): Promise<Final[]> {
+    await this.#equalPositions(ids);
     return Promise.all(
-      this.#lab.ids.map((node) =>
+      ids.map((node) =>
         withClient(this.#lab.superuser(node), async (client) => {
           const { rows } = await client.query<{ id: number; items: number[] }>("select id, items from lists");
           return { node, lists: new Map(rows.map(({ id, items }) => [id, items])) };
@@ -182,7 +184,7 @@ class Run {
     );
   }
 
-  async #equalPositions(): Promise<void> {
+  async #equalPositions(ids: readonly string[]): Promise<void> {
     const leader = await this.#lab.leader();
     const target = await withClient(this.#lab.superuser(leader), async (client) => {
       const { rows } = await client.query<{ lsn: string }>("select pg_current_wal_insert_lsn()::text as lsn");
@@ -191,16 +193,17 @@ class Run {
     await poll(
       async () =>
         (await this.#lab.picture()).nodes.every(
-          ({ id, appliedLsn }) => id === leader || (parseLsn(appliedLsn ?? "") ?? 0n) >= target,
+          ({ id, appliedLsn }) =>
+            !ids.includes(id) || id === leader || (parseLsn(appliedLsn ?? "") ?? 0n) >= target,
         ),
       { what: "all nodes to apply the leader's log", timeoutMs: 60_000 },
     );
   }
 
-  async #damage(): Promise<string[]> {
+  async #damage(ids: readonly string[]): Promise<string[]> {
     const found: string[] = [];
     const contents = new Map<string, string>();
-    for (const id of this.#lab.ids) {
+    for (const id of ids) {
       found.push(...(await amcheck(this.#lab.superuser(id))).map((problem) => `${id}: ${problem}`));
       contents.set(id, JSON.stringify(await contentsOf(this.#lab.superuser(id))));
     }

@@ -26,7 +26,7 @@ export function isAction(step: CohortStep): step is CohortAction {
 export async function performStep(step: CohortAction, tools: StepTools): Promise<string | undefined> {
   switch (step.kind) {
     case "follow":
-      return follow(tools, { ...step, member: true });
+      return follow(tools, step);
     case "changeRuleset": {
       const { leader, term, rule, ruleset } = step;
       const client = tools.directory.client(leader);

@@ -249,5 +249,6 @@ export function reportOf(node: NodeId, reply: Recruited): Report {
     ruleset: reply.ruleset === null ? null : readRuleset(reply.ruleset),
     tailRulesets: reply.tailRulesets.map(readRuleset),
     inRecovery: reply.inRecovery,
+    leaseMs: reply.leaseMs,
   };
 }
