@@ -42,8 +42,10 @@ export interface ChangeRequest {
   readonly newRuleset?: Ruleset;
   /** First leader of a new cluster: a node without any ruleset is acceptable, `newRuleset` alone counts. */
   readonly bootstrap?: boolean;
-  /** Wait this long before establishing unless every eligible leader was recruited (read leases). Default 0. */
+  /** Wait at least this long unless whoever may hold a read lease was recruited; the reports' own leases count anyway. */
   readonly leaseWaitMs?: number;
+  /** The newest claim to leadership that was seen: only that node can hold a lease, unless the log tells of a later one. */
+  readonly leader?: { readonly node: NodeId; readonly term: Term };
   /** 0 ≤ jitter < 1, random, from the shell: used when the attempt fails. */
   readonly jitter: number;
 }
@@ -149,6 +151,8 @@ export interface Attempt {
   readonly lateRecruits: ReadonlySet<NodeId>;
   /** Why a node that was asked is not recruited. */
   readonly failures: ReadonlyMap<NodeId, string>;
+  /** Their sidecars say that Postgres is down: whatever lease it held ended with it. */
+  readonly down: ReadonlySet<NodeId>;
   readonly pendingCalls: ReadonlyMap<string, { readonly method: CallMethod; readonly node: NodeId }>;
   readonly pendingTimers: ReadonlySet<string>;
 }

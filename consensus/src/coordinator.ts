@@ -18,14 +18,9 @@ import {
   type Plan,
   type TimerName,
 } from "./coordinator-types.ts";
-import {
-  countedUnder,
-  explainShortage,
-  furtherNodes,
-  judge,
-  type Shortage,
-  type Verdict,
-} from "./recruitment.ts";
+import { backoffMs, describe } from "./coordinator-words.ts";
+import { leaseWaitMs } from "./lease.ts";
+import { explainShortage, furtherNodes, judge, type Shortage, type Verdict } from "./recruitment.ts";
 import { formatRule } from "./rule.ts";
 import { allNodes, formatRuleset } from "./ruleset.ts";
 import {
@@ -128,6 +123,10 @@ class Work {
     this.effects.push({ kind: "timer", timerId, afterMs });
   }
 
+  waitsFor(name: TimerName): boolean {
+    return this.attempt.pendingTimers.has(`${this.attempt.term}/${name}`);
+  }
+
   note(text: string): void {
     this.effects.push({ kind: "note", text });
   }
@@ -158,6 +157,7 @@ function begin(work: Work, request: ChangeRequest): void {
       asked: new Set(),
       lateRecruits: new Set(),
       failures: new Map(),
+      down: new Set(),
       pendingCalls: new Map(),
       pendingTimers: new Set(),
     },
@@ -211,9 +211,16 @@ function onReply(work: Work, callId: string, result: CallResult): void {
   }
 }
 
+/** Refusals by which a sidecar says that no Postgres of its node answers anybody. */
+const postgresIsDown: ReadonlySet<string> = new Set(["postgres_down", "no_data"]);
+
 function onRecruitReply(work: Work, node: NodeId, result: CallResult): void {
   if (result.kind !== "recruited") {
-    work.change({ failures: new Map(work.attempt.failures).set(node, describe(result)) });
+    const down = new Set(work.attempt.down);
+    if (result.kind === "refused" && postgresIsDown.has(result.refusal.code)) {
+      down.add(node);
+    }
+    work.change({ failures: new Map(work.attempt.failures).set(node, describe(result)), down });
     work.note(`${node} not recruited: ${describe(result)}`);
   } else {
     assert(result.report.node === node, "a report names its node");
@@ -293,21 +300,18 @@ function proceed(work: Work): void {
   work.note(
     `term ${attempt.term}: recruited ${[...attempt.reports.keys()].join(", ")}; newest log on ${newest.node}; candidate ${candidate.node}`,
   );
-  const { leaseWaitMs = 0 } = attempt.request;
-  const leadersRecruited = rulesets.every((each) =>
-    [...each.leaders.keys()].every((id) => countedUnder(each, attempt.reports).has(id)),
-  );
-  if (leaseWaitMs > 0 && !leadersRecruited) {
-    work.change({ phase: { kind: "leaseWait", plan } });
-    work.timer("lease", leaseWaitMs);
-    return;
+  const waitMs = leaseWaitMs(plan, attempt);
+  if (waitMs > 0) {
+    work.note(`term ${attempt.term}: an older leader may answer reads for ${waitMs} ms more`);
+    work.timer("lease", waitMs);
   }
   propagate(work, plan);
 }
 
+/** The candidate fetches what it lacks while an older leader's lease runs out. */
 function propagate(work: Work, plan: Plan): void {
   if (!plan.needsFetch) {
-    elect(work, plan);
+    electAfterLease(work, plan);
     return;
   }
   work.change({ phase: { kind: "fetching", plan } });
@@ -339,7 +343,15 @@ function onFetchReply(work: Work, result: CallResult): void {
     );
     return;
   }
-  elect(work, phase.plan);
+  electAfterLease(work, phase.plan);
+}
+
+function electAfterLease(work: Work, plan: Plan): void {
+  if (work.waitsFor("lease")) {
+    work.change({ phase: { kind: "leaseWait", plan } });
+  } else {
+    elect(work, plan);
+  }
 }
 
 function elect(work: Work, plan: Plan): void {
@@ -416,8 +428,9 @@ function onTimer(work: Work, timerId: string): void {
       }
       return;
     case "lease":
-      assert(phase.kind === "leaseWait", "the lease timer runs while waiting for the lease");
-      propagate(work, phase.plan);
+      if (phase.kind === "leaseWait") {
+        elect(work, phase.plan);
+      }
       return;
     case "establish":
       if (phase.kind === "establishing") {
@@ -474,26 +487,4 @@ function fail(work: Work, reason: string, shortages: readonly Shortage[]): void 
     kind: "finished",
     outcome: { kind: "failed", term: attempt.term, reason, shortages, retryAfterMs, highestTerm },
   });
-}
-
-/** Exponential, with full jitter above a small floor, so that racing coordinators part. */
-export function backoffMs(failedAttempts: number, jitter: number, options: CoordinatorOptions): number {
-  const ceiling = Math.min(options.backoffMaxMs, options.backoffMinMs * 2 ** Math.min(failedAttempts, 16));
-  return Math.round(options.backoffMinMs + jitter * (ceiling - options.backoffMinMs));
-}
-
-function describe(result: CallResult): string {
-  switch (result.kind) {
-    case "refused":
-      return `${result.refusal.code}: ${result.refusal.message}`;
-    case "unreachable":
-      return `unreachable: ${result.message}`;
-    case "recruited":
-    case "fetched":
-    case "elected":
-    case "following":
-      return `unexpected answer "${result.kind}"`;
-    default:
-      return assertNever(result);
-  }
 }

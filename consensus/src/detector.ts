@@ -13,6 +13,7 @@ import {
 } from "./failure-rows.ts";
 import {
   changeProblem,
+  isFrozen,
   isLost,
   type LeaderFact,
   leaderOf,
@@ -22,7 +23,7 @@ import {
   recruitable,
 } from "./observation.ts";
 import { cohortIds } from "./ruleset.ts";
-import { formatLsn, noLsn } from "./types.ts";
+import { formatLsn, noLsn, noTerm, type Term } from "./types.ts";
 
 export interface DetectorStep {
   readonly state: DetectorState;
@@ -36,7 +37,7 @@ export function detect(
   options: DetectorOptions = defaultDetectorOptions,
 ): DetectorStep {
   const facts: Facts = { observation, options, leader: leaderOf(observation) };
-  const clock = new Since(state, observation.nowMs);
+  const clock = new Since(state, observation.nowMs, facts.leader, options.dampWindowMs);
   const first = aboutLeader(facts, clock);
   const leader = facts.leader;
   const decisions = [first];
@@ -78,10 +79,22 @@ class Since {
   readonly #old: ReadonlyMap<string, number>;
   readonly #kept = new Map<string, number>();
   readonly #nowMs: number;
+  readonly #term: Term;
+  readonly #changesAtMs: readonly number[];
 
-  constructor(state: DetectorState, nowMs: number) {
+  constructor(state: DetectorState, nowMs: number, leader: LeaderFact | null, windowMs: number) {
     this.#old = state.since;
     this.#nowMs = nowMs;
+    this.#term = leader !== null && leader.term > state.term ? leader.term : state.term;
+    const changed = state.term > noTerm && this.#term > state.term;
+    this.#changesAtMs = [...state.changesAtMs, ...(changed ? [nowMs] : [])].filter(
+      (atMs) => atMs > nowMs - windowMs,
+    );
+  }
+
+  /** A link that comes and goes must not make a storm of leader changes out of guesses. */
+  damping({ dampFree, dampMax }: DetectorOptions): number {
+    return Math.min(dampMax, 2 ** Math.max(0, this.#changesAtMs.length - dampFree));
   }
 
   of(situation: string, startedAtMs?: number): number {
@@ -91,7 +104,7 @@ class Since {
   }
 
   state(): DetectorState {
-    return { since: this.#kept };
+    return { since: this.#kept, term: this.#term, changesAtMs: this.#changesAtMs };
   }
 }
 
@@ -100,13 +113,13 @@ function aboutLeader(facts: Facts, clock: Since): Decision {
   if (observation.rulesets.length === 0) {
     return { kind: "nothing", row: "no_ruleset", reason: "no ruleset is known yet" };
   }
-  const underWay = changeUnderWay(facts);
+  const underWay = changeUnderWay(facts, clock);
   if (underWay !== null) {
     return underWay;
   }
   if (leader?.standing === "establishing") {
     const since = establishingSince(leader, clock);
-    const deadline = since + options.establishMs;
+    const deadline = since + options.establishMs + observation.rank * options.staggerMs;
     if (observation.nowMs < deadline && leader.observed.link === "connected") {
       const helpAtMs = since + options.attemptMs;
       return {
@@ -125,12 +138,14 @@ function aboutLeader(facts: Facts, clock: Since): Decision {
       continue;
     }
     const since = clock.of(`${row.name} ${leader?.id} ${leader?.term}`, finding.startedAtMs);
-    const atMs = since + finding.holdMs + observation.rank * options.staggerMs;
+    const damping = finding.inferred === true ? clock.damping(options) : 1;
+    const atMs = since + finding.holdMs * damping + observation.rank * options.staggerMs;
     if (observation.nowMs >= atMs) {
       return change(facts, row.name, finding.reason);
     }
     if (wait === null || (wait.kind === "waitUntil" && atMs < wait.atMs)) {
-      wait = { kind: "waitUntil", row: row.name, atMs, reason: finding.reason };
+      const damped = damping === 1 ? "" : `; ${damping} times the patience: the leader has changed often`;
+      wait = { kind: "waitUntil", row: row.name, atMs, reason: `${finding.reason}${damped}` };
     }
   }
   if (wait !== null) {
@@ -144,7 +159,7 @@ function aboutLeader(facts: Facts, clock: Since): Decision {
 }
 
 /** A promise above every claim to leadership, made just now: leave whoever asked for it a bounded time. */
-function changeUnderWay({ observation, options, leader }: Facts): Decision | null {
+function changeUnderWay({ observation, options, leader }: Facts, clock: Since): Decision | null {
   let latest: Observed | null = null;
   for (const observed of observation.nodes.values()) {
     if (
@@ -159,7 +174,18 @@ function changeUnderWay({ observation, options, leader }: Facts): Decision | nul
   if (latest === null) {
     return null;
   }
-  const atMs = latest.promiseRoseAtMs + options.attemptMs;
+  let atMs = latest.promiseRoseAtMs + options.attemptMs;
+  // A log that is being fetched may be long: as long as it grows, the attempt is alive.
+  for (const { id, link, view } of observation.nodes.values()) {
+    if (
+      link === "connected" &&
+      view?.state === "fetching" &&
+      view.promisedTerm === latest.view?.promisedTerm
+    ) {
+      const at = formatLsn(view.flushedLsn ?? noLsn);
+      atMs = Math.max(atMs, clock.of(`fetching ${id} ${view.promisedTerm} ${at}`) + options.attemptMs);
+    }
+  }
   if (observation.nowMs >= atMs) {
     return null;
   }
@@ -228,6 +254,12 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
   }
   if (view.postgres !== "running") {
     return nothing("node_postgres_down", `Postgres of ${id} is ${view.postgres}`);
+  }
+  if (isFrozen(view)) {
+    return nothing(
+      "node_frozen",
+      `Postgres of ${id} has not answered its sidecar for ${view.controlAgeMs} ms`,
+    );
   }
   if (view.promisedTerm > leader.term) {
     return nothing("dead_promise", `${id} promised term ${view.promisedTerm}`);

@@ -11,7 +11,7 @@ import {
 } from "./observation.ts";
 import type { Rule } from "./rule.ts";
 import { cohortIds } from "./ruleset.ts";
-import type { NodeId } from "./types.ts";
+import { type NodeId, noTerm, type Term } from "./types.ts";
 
 export interface DetectorOptions {
   /** A leader that was not heard of for so long is taken for isolated or frozen. */
@@ -32,6 +32,10 @@ export interface DetectorOptions {
   readonly lagBytes: number;
   /** A change of the cohort that stands still so long is taken up by whoever sees it. */
   readonly finishHoldMs: number;
+  /** Leader changes beyond this number within the window double the patience of guesses each, up to a factor. */
+  readonly dampFree: number;
+  readonly dampWindowMs: number;
+  readonly dampMax: number;
   /** Each rank waits so much longer than the one before. */
   readonly staggerMs: number;
 }
@@ -46,6 +50,9 @@ export const defaultDetectorOptions: DetectorOptions = {
   stuckMs: 15_000,
   lagBytes: 256 * 1024 * 1024,
   finishHoldMs: 10_000,
+  dampFree: 2,
+  dampWindowMs: 60_000,
+  dampMax: 16,
   staggerMs: 150,
 };
 
@@ -77,9 +84,12 @@ export type Decision =
 /** Since when each situation has lasted; carried from one look to the next. */
 export interface DetectorState {
   readonly since: ReadonlyMap<string, number>;
+  /** The newest leader's term, and when it rose lately. */
+  readonly term: Term;
+  readonly changesAtMs: readonly number[];
 }
 
-export const initialDetector: DetectorState = { since: new Map() };
+export const initialDetector: DetectorState = { since: new Map(), term: noTerm, changesAtMs: [] };
 
 export interface Facts {
   readonly observation: Observation;
@@ -91,6 +101,8 @@ export interface Finding {
   readonly reason: string;
   /** How long it must have lasted. */
   readonly holdMs: number;
+  /** Concluded from silence rather than reported: its patience grows when the leader changes often. */
+  readonly inferred?: boolean;
   /** Started earlier than we saw it: at this time. */
   readonly startedAtMs?: number;
 }
@@ -131,6 +143,7 @@ export type RowName =
   | "node_lost_data"
   | "node_without_data"
   | "node_postgres_down"
+  | "node_frozen"
   | "node_older_leader"
   | "node_fenced"
   | "node_wrong_leader"
@@ -223,6 +236,7 @@ export const leaderRows: readonly LeaderRow[] = [
       }
       return {
         reason: `nothing heard of ${leader.id}, leader of term ${leader.term}, and ${describeHearing(hearing)}`,
+        inferred: true,
         holdMs: options.silentMs,
         startedAtMs: leader.observed.viewAtMs,
       };
@@ -253,6 +267,7 @@ export const leaderRows: readonly LeaderRow[] = [
       const names = trying.map((observed) => observed.id).join(", ");
       return {
         reason: `${names} can't stream from ${leader.id}, which has no quorum in term ${leader.term}`,
+        inferred: true,
         holdMs: options.silentMs,
         startedAtMs: observation.nowMs - Math.min(...trying.map((each) => quietMs(observation, each))),
       };
@@ -301,6 +316,7 @@ export const leaderRows: readonly LeaderRow[] = [
       // For the sake of an observer alone there is less hurry: it costs the clients a short pause.
       const factor = stuck.some((observed) => cohort.has(observed.id)) ? 1 : 6;
       return {
+        inferred: true,
         reason: `${names} promised above term ${leader.term} of ${leader.id} and can't follow it`,
         holdMs: factor * options.deadPromiseMs,
       };
@@ -389,6 +405,13 @@ const otherRows: readonly Row[] = [
   {
     name: "node_postgres_down",
     situation: "Postgres of a node is down: its sidecar starts it",
+    decision: "nothing",
+    patience: "",
+  },
+  {
+    name: "node_frozen",
+    situation:
+      "Postgres of a node runs and does not answer its sidecar: stopped or stuck; it is not counted on",
     decision: "nothing",
     patience: "",
   },

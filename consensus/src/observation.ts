@@ -46,6 +46,8 @@ export interface NodeView {
   readonly incarnation?: string | null;
   /** For how long a small write to the node's disk has been waiting; 0 or absent: none is. */
   readonly diskStuckMs?: number;
+  /** Age of the last word of Postgres to its sidecar; null or absent: not known. */
+  readonly controlAgeMs?: number | null;
   /** End of the log on this node's disk. */
   readonly flushedLsn?: Lsn | null;
   /** Led `term` until its Postgres stopped or crashed. */
@@ -134,12 +136,20 @@ export function diskHangs(view: NodeView): boolean {
   return (view.diskStuckMs ?? 0) > diskHangsAfterMs;
 }
 
+/** Postgres speaks to its sidecar four times a second: one that is silent for so long is stopped or stuck. */
+export const frozenAfterMs = 1_000;
+
+export function isFrozen(view: NodeView): boolean {
+  return view.postgres === "running" && (view.controlAgeMs ?? 0) > frozenAfterMs;
+}
+
 /** Connected, with a Postgres that answers on its control socket and a disk that takes promises. */
 export function canBeRecruited(observed: Observed | undefined): boolean {
   return (
     observed?.link === "connected" &&
     observed.view !== null &&
     !diskHangs(observed.view) &&
+    !isFrozen(observed.view) &&
     (observed.view.postgres === "running" || observed.view.postgres === "starting")
   );
 }

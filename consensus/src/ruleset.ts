@@ -119,8 +119,20 @@ export function checkRuleset(ruleset: Ruleset): RulesetRefusal[] {
   return refusals;
 }
 
+/** Rulesets never change; their texts are asked for often. */
+const texts = new WeakMap<Ruleset, string>();
+
 /** Canonical: the same ruleset has the same text, whatever order its parts were given in. ASCII only. */
 export function formatRuleset(ruleset: Ruleset): string {
+  let text = texts.get(ruleset);
+  if (text === undefined) {
+    text = rulesetText(ruleset);
+    texts.set(ruleset, text);
+  }
+  return text;
+}
+
+function rulesetText(ruleset: Ruleset): string {
   const cohort = [...ruleset.cohort].sort((a, b) => compareIds(a.id, b.id)).map(canonicalNode);
   const leaders: Record<string, string> = {};
   for (const id of [...ruleset.leaders.keys()].sort(compareIds)) {

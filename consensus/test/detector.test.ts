@@ -375,6 +375,75 @@ t.test("a leader whose disk hangs goes on to send heartbeats, and is replaced", 
   t.end();
 });
 
+t.test("a Postgres that does not answer its sidecar is not counted on", (t) => {
+  const frozen = observation({
+    n1: { view: leads },
+    n2: {},
+    n3: { view: { state: "fenced", controlAgeMs: 1_500 } },
+  });
+  t.equal(brief(decide(frozen))[2], "node_frozen nothing");
+  const down = { ...crashed, controlAgeMs: null };
+  const alone = observation({
+    n1: { view: down },
+    n2: { view: { ...broken, controlAgeMs: 9_000 } },
+    n3: { view: broken },
+  });
+  t.match(brief(decide(alone))[0], /change_impossible wait/, "n3 alone is no quorum");
+  t.end();
+});
+
+t.test("a leader change that fetches a long log is left alone as long as the log grows", (t) => {
+  const fetching = (flushed: number, nowMs: number): Observation => {
+    const view = { state: "fetching" as const, promisedTerm: term(9), flushedLsn: lsn(flushed) };
+    const seen = observation({
+      n1: { view: crashed },
+      n2: { view },
+      n3: { view: { promisedTerm: term(9) } },
+    });
+    const nodes = new Map([...seen.nodes].map(([id, each]) => [id, { ...each, promiseRoseAtMs: now }]));
+    return { ...seen, nodes, nowMs };
+  };
+  const first = detect(initialDetector, fetching(100, now), options);
+  const growing = detect(first.state, fetching(200, now + options.attemptMs), options);
+  t.match(brief(growing.decisions)[0], /change_under_way wait/);
+  const still = detect(growing.state, fetching(200, now + 2 * options.attemptMs), options);
+  t.match(brief(still.decisions)[0], /leader_postgres_down change/);
+  t.end();
+});
+
+t.test("guesses get more patience when the leader has changed often; reports don't", (t) => {
+  const led = (byTerm: number, more: Partial<NodeView> = {}): Observation => {
+    const of = { term: term(byTerm), promisedTerm: term(byTerm) };
+    const receiver = { state: "streaming" as const, timeline: term(byTerm), lastMessageAgeMs: 10 };
+    const cases = {
+      n1: { view: { ...leads, ...of, ...more } },
+      n2: { view: { ...of, receiver } },
+      n3: { view: { ...of, receiver } },
+    };
+    return observation(cases);
+  };
+  let { state } = detect(initialDetector, led(7), options);
+  for (const next of [8, 9, 10, 11]) {
+    ({ state } = detect(state, led(next), options));
+  }
+  const isolated = (ms: number): Observation => {
+    const of = { term: term(11), promisedTerm: term(11) };
+    const seen = observation({
+      n1: { view: { ...leads, ...of }, link: "silent" },
+      n2: { view: { ...of, ...broken } },
+      n3: { view: { ...of, ...broken } },
+    });
+    return { ...seen, nowMs: now + ms };
+  };
+  const patience = 4 * options.silentMs;
+  const early = detect(state, isolated(0), options);
+  t.match(brief(detect(early.state, isolated(patience - 100), options).decisions)[0], /leader_silent wait/);
+  t.match(brief(detect(early.state, isolated(patience), options).decisions)[0], /leader_silent change/);
+  const { decisions } = detect(state, led(11, { ...crashed, term: term(11) }), options);
+  t.match(brief(decisions)[0], /leader_postgres_down change/, "what is reported is acted on at once");
+  t.end();
+});
+
 t.test("every row was seen, and every decision has its row", (t) => {
   const rows = failureTable.map(({ name }) => name);
   t.same([...rows].sort(), [...seenRows].sort());

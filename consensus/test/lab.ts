@@ -4,8 +4,9 @@
 import { Checker } from "../../sim/src/checker.ts";
 import type { Body, LogRecord } from "../../sim/src/log.ts";
 import { lastLsn } from "../../sim/src/log.ts";
+import type { MachineHost } from "../../sim/src/machine-processes.ts";
 import type { StreamMessage } from "../../sim/src/messages.ts";
-import { Machine, type MachineHost } from "../../sim/src/node-host.ts";
+import { Machine } from "../../sim/src/node-host.ts";
 import type { Timing } from "../../sim/src/postgres-types.ts";
 import { EventQueue } from "../../sim/src/queue.ts";
 import { requestOf, resultOf } from "../../sim/src/wire.ts";

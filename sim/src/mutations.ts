@@ -25,9 +25,11 @@ const postgres = "sim/src/postgres.ts";
 const postgresLog = "sim/src/postgres-log.ts";
 const quorum = "sim/src/postgres-quorum.ts";
 const machine = "sim/src/node-host.ts";
+const processes = "sim/src/machine-processes.ts";
 const orchestrator = "sim/src/orchestrator-host.ts";
 const receiver = "sim/src/postgres-receiver.ts";
 const reads = "sim/src/postgres-reads.ts";
+const lease = "consensus/src/lease.ts";
 const observation = "consensus/src/observation.ts";
 
 function one(name: string, what: string, file: string, find: string, put: string): Mutation {
@@ -40,8 +42,8 @@ export const mutations: readonly Mutation[] = [
     "promise-not-persisted",
     "a promise is answered without being on disk",
     machine,
-    "      this.promise = promise;\n      this.#feed",
-    "      this.#feed",
+    "      this.promise = promise;\n      this.feed",
+    "      this.feed",
   ),
   one(
     "report-before-promise",
@@ -293,8 +295,22 @@ export const mutations: readonly Mutation[] = [
     "lease-not-waited",
     "a coordinator that could not recruit the leader does not wait for its lease to end",
     coordinator,
-    "if (leaseWaitMs > 0 && !leadersRecruited) {",
-    "if (leaseWaitMs > 1e9 && !leadersRecruited) {",
+    "if (waitMs > 0) {",
+    "if (waitMs > 1e9) {",
+  ),
+  one(
+    "lease-of-an-older-leader",
+    "a coordinator that knows of an old leader only does not wait for the lease of a later one",
+    lease,
+    "leader !== undefined && leader.term >= newest.term",
+    "leader !== undefined && leader.term >= 0",
+  ),
+  one(
+    "elects-during-lease",
+    "a candidate that had to fetch is told to lead although the lease still runs",
+    coordinator,
+    "  electAfterLease(work, phase.plan);",
+    "  elect(work, phase.plan);",
   ),
   one(
     "lease-from-last-sending",
@@ -411,9 +427,9 @@ export const mutations: readonly Mutation[] = [
   one(
     "restart-into-silence",
     "the sidecar does not start a Postgres that has died",
-    machine,
-    "if (this.#core !== null) {\n      this.#startPostgresSoon();",
-    "if (this.#core === undefined) {\n      this.#startPostgresSoon();",
+    processes,
+    "if (this.core !== null) {\n      this.startPostgresSoon();",
+    "if (this.core === undefined) {\n      this.startPostgresSoon();",
   ),
 ];
 

@@ -19,6 +19,7 @@ import {
   highestTerm,
   initialCoordinator,
   initialDetector,
+  leaderOf,
   lsn,
   type NodeId,
   type NodeRequest,
@@ -93,8 +94,6 @@ export class Orchestrator {
   /** Switched off, it changes leaders only when told to: the sharpest test of the protocol alone. */
   automatic = true;
   pace: "calm" | "hasty" | "patient" = "calm";
-  /** A leader's lease and the margin for drifting clocks. */
-  leaseWaitMs = 0;
 
   constructor(name: string, rank: number, host: OrchestratorHost, seed: number, clock = new Clock(1)) {
     this.name = name;
@@ -395,12 +394,13 @@ export class Orchestrator {
     if (!this.#up || this.#coordinator.attempt !== null || this.#rulesets.length === 0) {
       return false;
     }
+    const leader = leaderOf(this.#observation());
     const request: ChangeRequest = {
       reason,
       rulesets: this.#rulesets,
       highestTerm: highestTerm(this.#observation()),
       jitter: this.#random.fraction(),
-      ...(this.leaseWaitMs > 0 ? { leaseWaitMs: this.leaseWaitMs } : {}),
+      ...(leader === null ? {} : { leader: { node: leader.id, term: leader.term } }),
       ...more,
     };
     this.#feed({ kind: "begin", request });

@@ -64,22 +64,19 @@ export abstract class PostgresLog {
     this.#flushing = true;
     const upTo = this.disk.records.length;
     const upToRecord = this.disk.records[upTo - 1] as LogRecord;
-    const { timing, random } = this.host;
-    this.host.after(
-      (random.chance(0.05)
-        ? timing.slowFsyncMs * random.fraction()
-        : timing.fsyncMs * random.between(0.2, 2)) * this.host.diskFactor(),
-      () => {
-        this.#flushing = false;
-        // The log may have been truncated and regrown meanwhile: then this flush says nothing about the new records.
-        if (this.disk.records[upTo - 1] === upToRecord) {
-          this.disk.flushed = Math.max(this.disk.flushed, upTo);
-          this.disk.undo = null;
-        }
-        this.flushedMore();
-        this.startFlush();
-      },
-    );
+    const { timing, random, slowed } = this.host;
+    const slow = random.chance(0.05);
+    const writeMs = slow ? timing.slowFsyncMs * random.fraction() : timing.fsyncMs * random.between(0.2, 2);
+    this.host.after(slowed(writeMs), () => {
+      this.#flushing = false;
+      // The log may have been truncated and regrown meanwhile: then this flush says nothing about the new records.
+      if (this.disk.records[upTo - 1] === upToRecord) {
+        this.disk.flushed = Math.max(this.disk.flushed, upTo);
+        this.disk.undo = null;
+      }
+      this.flushedMore();
+      this.startFlush();
+    });
   }
 
   protected apply(): void {

@@ -49,8 +49,8 @@ export interface PostgresHost {
   readonly wallMs: () => number;
   /** The witness's time: may travel along, and nobody may decide by it. */
   readonly trueMs: () => number;
-  /** How many times slower the disk is now. */
-  readonly diskFactor: () => number;
+  /** How long a write takes that takes so long on a disk that is well. */
+  readonly slowed: (writeMs: number) => number;
   /** Runs unless the process has ended by then. */
   readonly after: (delayMs: number, run: () => void) => void;
   readonly send: (to: string, message: StreamMessage) => void;

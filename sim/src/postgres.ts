@@ -101,6 +101,7 @@ export class Postgres extends PostgresReads {
           ruleset: this.rulesetTexts(0, this.applied).at(-1) ?? null,
           tailRulesets: this.rulesetTexts(this.applied, flushed),
           inRecovery: this.inRecovery,
+          leaseMs: this.host.timing.leaseMs,
         },
       });
     }

@@ -42,11 +42,13 @@ export const simDetectorOptions: DetectorOptions = {
   stuckMs: 3_000,
   lagBytes: 1_000,
   finishHoldMs: 700,
+  dampFree: 4,
+  dampWindowMs: 3_000,
+  dampMax: 4,
   staggerMs: 60,
 };
 
 export const simCohortOptions: CohortChangeOptions = { catchUpBytes: 20, silentMs: 900 };
 
-/** Both clocks may be wrong by this share: a lease is waited for by so much longer. */
-export const maxDrift = 0.05;
-export const leaseMargin = (1 + maxDrift) / (1 - maxDrift);
+/** Both clocks may be wrong by this share: the core waits for a lease by a tenth longer. */
+export const maxDrift = 0.045;

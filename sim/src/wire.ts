@@ -26,7 +26,15 @@ export function resultOf(node: NodeId, call: Call, answer: NodeAnswer): CallResu
         },
       };
     case "recruited": {
-      const { position, commitLsn, ruleset, tailRulesets, inRecovery = true, incarnation } = answer.report;
+      const {
+        position,
+        commitLsn,
+        ruleset,
+        tailRulesets,
+        inRecovery = true,
+        incarnation,
+        leaseMs = 0,
+      } = answer.report;
       const report: Report = {
         node,
         position,
@@ -34,6 +42,7 @@ export function resultOf(node: NodeId, call: Call, answer: NodeAnswer): CallResu
         ruleset: ruleset === null ? null : readRecordedRuleset(ruleset),
         tailRulesets: tailRulesets.map(readRecordedRuleset),
         inRecovery,
+        leaseMs,
         ...(incarnation === undefined ? {} : { incarnation }),
       };
       return { kind: "recruited", report };

@@ -16,16 +16,16 @@ import { Clock } from "./clock.ts";
 import { Faults } from "./faults.ts";
 import { History } from "./history.ts";
 import { type LogRecord, lastLsn } from "./log.ts";
+import type { MachineHost } from "./machine-processes.ts";
 import type { Status } from "./machine-status.ts";
 import type { StreamMessage } from "./messages.ts";
 import { Network, type NetworkOptions } from "./network.ts";
-import { Machine, type MachineHost } from "./node-host.ts";
+import { Machine } from "./node-host.ts";
 import { Orchestrator, type OrchestratorHost } from "./orchestrator-host.ts";
 import { type Disk, defaultTiming } from "./postgres-types.ts";
 import { EventQueue } from "./queue.ts";
 import { rulesetOf } from "./rulesets.ts";
 import { orchestratorNames, type WorldPlan } from "./script.ts";
-import { leaseMargin } from "./sim-options.ts";
 import { requestOf, resultOf } from "./wire.ts";
 
 export interface RunResult {
@@ -135,7 +135,6 @@ export class World {
       const orchestrator = new Orchestrator(name, index, orchestratorHost, plan.seed, this.clock(name));
       orchestrator.automatic = plan.automatic;
       orchestrator.pace = plan.pace;
-      orchestrator.leaseWaitMs = Math.ceil(plan.leaseMs * leaseMargin);
       this.orchestrators.push(orchestrator);
     }
   }

@@ -1,0 +1,117 @@
+// When a coordinator waits for read leases, and for how long.
+
+import t from "tap";
+import {
+  type CallResult,
+  type ChangeRequest,
+  type CoordinatorEffect,
+  type CoordinatorEvent,
+  type CoordinatorState,
+  compilePolicy,
+  coordinatorId,
+  findPolicy,
+  initialCoordinator,
+  lsn,
+  type NodeId,
+  nodeId,
+  type Policy,
+  type Report,
+  type Ruleset,
+  stepCoordinator,
+  term,
+} from "../src/index.ts";
+
+const ids = ["n1", "n2", "n3"].map(nodeId);
+const compiled = compilePolicy({
+  policy: findPolicy("majority") as Policy,
+  nodes: ids.map((id) => ({ id, zone: "a", region: "" })),
+  version: 1,
+});
+const ruleset = (compiled.ok ? compiled.ruleset : undefined) as Ruleset;
+
+function report(node: NodeId, atTerm: number, at: number, leaseMs: number): CallResult {
+  const position = { term: term(atTerm), lsn: lsn(at) };
+  const given: Report = { node, position, commitLsn: lsn(0), ruleset, tailRulesets: [], leaseMs };
+  return { kind: "recruited", report: given };
+}
+
+/** Feeds the answers to the recruitment; returns what the coordinator wants next. */
+function recruit(answers: readonly CallResult[], more: Partial<ChangeRequest> = {}) {
+  let state: CoordinatorState = initialCoordinator(coordinatorId("c"));
+  let effects: readonly CoordinatorEffect[] = [];
+  const feed = (event: CoordinatorEvent): void => {
+    ({ state, effects } = stepCoordinator(state, event));
+  };
+  const request: ChangeRequest = {
+    reason: "test",
+    rulesets: [ruleset],
+    highestTerm: term(5),
+    jitter: 0.5,
+    ...more,
+  };
+  feed({ kind: "begin", request });
+  for (const [at, result] of answers.entries()) {
+    feed({ kind: "reply", callId: `6/recruit/n${at + 1}`, result });
+  }
+  const brief = (): string =>
+    effects
+      .flatMap((effect) =>
+        effect.kind === "call"
+          ? [`${effect.call.method} ${effect.call.node}`]
+          : effect.kind === "timer"
+            ? [`${effect.timerId.replace(/.*\//, "")} ${effect.afterMs}`]
+            : [],
+      )
+      .join(", ");
+  return { feed, brief };
+}
+
+const gone: CallResult = { kind: "unreachable", message: "" };
+
+function refused(code: string): CallResult {
+  return { kind: "refused", refusal: { code, message: "" } };
+}
+
+t.test("whoever may hold a lease was recruited, or its Postgres is down: nobody waits", (t) => {
+  const n2 = report(ids[1] as NodeId, 5, 10, 500);
+  const n3 = report(ids[2] as NodeId, 5, 10, 500);
+  t.equal(recruit([report(ids[0] as NodeId, 5, 10, 500), n2, n3]).brief(), "elect n1");
+  const led = { leader: { node: ids[0] as NodeId, term: term(5) } };
+  t.equal(recruit([refused("postgres_down"), n2, n3], led).brief(), "elect n2");
+  t.equal(recruit([refused("no_data"), n2, n3], led).brief(), "elect n2");
+  t.equal(recruit([gone, n2, n3].map((each, at) => (at === 0 ? gone : each))).brief(), "lease 550");
+  t.equal(recruit([report(ids[0] as NodeId, 5, 10, 500), n2, gone], led).brief(), "elect n1", "n3 never led");
+  t.end();
+});
+
+t.test("otherwise it waits for the longest lease reported and a margin, and fetches meanwhile", (t) => {
+  const n2 = report(ids[1] as NodeId, 5, 10, 200);
+  const n3 = report(ids[2] as NodeId, 5, 10, 500);
+  const led = { leader: { node: ids[0] as NodeId, term: term(5) } };
+  const one = recruit([gone, n2, n3], led);
+  t.equal(one.brief(), "lease 550");
+  one.feed({ kind: "timer", timerId: "6/lease" });
+  t.equal(one.brief(), "elect n2");
+  const behind = recruit([gone, report(ids[1] as NodeId, 5, 5, 200), n3], {
+    ...led,
+    candidate: ids[1] as NodeId,
+  });
+  t.equal(behind.brief(), "lease 550, fetch n2");
+  const target = { term: term(5), lsn: lsn(10) };
+  behind.feed({ kind: "reply", callId: "6/fetch/n2", result: { kind: "fetched", position: target } });
+  t.equal(behind.brief(), "", "fetched before the lease is over");
+  behind.feed({ kind: "timer", timerId: "6/lease" });
+  t.equal(behind.brief(), "elect n2");
+  t.end();
+});
+
+t.test("a claim older than the log says nothing about who leads", (t) => {
+  const n2 = report(ids[1] as NodeId, 5, 10, 500);
+  const n3 = report(ids[2] as NodeId, 5, 10, 500);
+  const old = { leader: { node: ids[1] as NodeId, term: term(4) } };
+  t.equal(recruit([gone, n2, n3], old).brief(), "lease 550");
+  const known = { leader: { node: ids[1] as NodeId, term: term(5) } };
+  t.equal(recruit([gone, n2, n3], known).brief(), "elect n2");
+  t.equal(recruit([gone, report(ids[1] as NodeId, 5, 10, 0), n3], { leaseWaitMs: 900 }).brief(), "lease 900");
+  t.end();
+});
