@@ -22,6 +22,7 @@ import {
   formatPosition,
   formatRuleset,
   initialCoordinator,
+  memberOf,
   type NodeAnswer,
   type NodeId,
   type NodeRequest,
@@ -63,6 +64,7 @@ export class Lab {
   #groups: ReadonlySet<string>[] | null = null;
   #held: string | null = null;
   readonly #heldConnections = new Set<string>();
+  readonly #broken = new Set<string>();
   #counter = 0;
   #writes = 0;
 
@@ -90,7 +92,8 @@ export class Lab {
     for (const id of ids) {
       const disk = { records: [...this.#base], flushed: 2, limit: 2, undo: null };
       const promise = { term: term(1), coordinator: coordinatorId("bootstrap") };
-      this.machines.set(id, new Machine(nodeId(id), host, 1, { disk, promise, incarnation: null }));
+      const incarnation = memberOf(first, nodeId(id))?.incarnation ?? null;
+      this.machines.set(id, new Machine(nodeId(id), host, 1, { disk, promise, incarnation }));
     }
   }
 
@@ -100,7 +103,10 @@ export class Lab {
       checker: this.checker,
       timing,
       sendStream: (from, to, message) => {
-        if (this.sees(from, to) && !this.#isHeld(message)) {
+        if (!this.sees(from, to)) {
+          // A connection that loses a message is broken; its end notices and connects anew.
+          this.#broken.add(message.conn);
+        } else if (!this.#broken.has(message.conn) && !this.#isHeld(message)) {
           this.queue.after(0.2, () => this.machines.get(to)?.receiveStream(from, message));
         }
       },
@@ -120,7 +126,14 @@ export class Lab {
       reset: () => undefined,
       finishWrite: () => undefined,
       finishRead: () => undefined,
-      copyOf: () => null,
+      copyOf: (from) => {
+        const { postgres } = this.machine(from);
+        if (postgres?.leading?.admits !== true) {
+          return null;
+        }
+        const count = postgres.applied;
+        return { records: postgres.disk.records.slice(0, count), flushed: count, limit: count, undo: null };
+      },
       trace: () => undefined,
     };
   }
@@ -343,6 +356,27 @@ export class Lab {
 
   // ---- clients and operators
 
+  /** A follow as any orchestrator would send it. */
+  follow(id: string, leader: string): string {
+    const { postgres } = this.machine(leader);
+    const inTerm = term(postgres?.leading?.term ?? 0);
+    const coordinator = coordinatorId("repair");
+    const request = {
+      kind: "follow" as const,
+      term: inTerm,
+      coordinator,
+      leader: nodeId(leader),
+      member: true,
+    };
+    const answer = this.ask(id, request);
+    this.run(100);
+    const counted = postgres?.followers.find((each) => each.node === id)?.member;
+    const how =
+      counted === undefined ? "does not stream" : counted ? "streams as a member" : "streams uncounted";
+    const code = answer?.kind === "refused" ? ` (${answer.refusal.code})` : "";
+    return `${id} ${how}${code}`;
+  }
+
   write(id: string): string {
     const { postgres } = this.machine(id);
     const before = lastLsn(postgres?.disk.records ?? []);
@@ -394,7 +428,10 @@ export function parseRuleset(
     }
     rules.set(nodeId(item.slice(0, at)), parsed.rule);
   }
-  const members = cohort.map((id) => ({ id: nodeId(id), zone: "a", region: "" }));
+  const members = cohort.map((word) => {
+    const [id = "", incarnation] = word.split("@");
+    return { id: nodeId(id), zone: "a", region: "", ...(incarnation === undefined ? {} : { incarnation }) };
+  });
   return { version, name: `rs${version}`, cohort: members, leaders: rules };
 }
 

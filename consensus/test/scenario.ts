@@ -93,7 +93,8 @@ export class ScenarioRun {
       case "cluster": {
         const at = words.indexOf("rules");
         this.#cohort = words.slice(0, at);
-        this.#lab = new Lab(this.#cohort, parseRuleset(1, this.#cohort, words.slice(at + 1)));
+        const ids = this.#cohort.map((word) => word.replace(/@.*/, ""));
+        this.#lab = new Lab(ids, parseRuleset(1, this.#cohort, words.slice(at + 1)));
         return [];
       }
       case "ruleset": {
@@ -136,6 +137,13 @@ export class ScenarioRun {
         this.lab.machine(words[0] ?? "").boot();
         this.lab.run(100);
         return [];
+      case "lose":
+        this.lab.machine(words[0] ?? "").loseDisk();
+        this.lab.machine(words[0] ?? "").boot();
+        this.lab.run(100);
+        return [];
+      case "follow":
+        return [this.lab.follow(words[0] ?? "", words[1] ?? "")];
       case "letters":
         this.lab.skipLetters((words[0] ?? "A").charCodeAt(0) - 65);
         return [];
