@@ -139,9 +139,19 @@ execute_elect(Request *request)
 	Jsonb	   *ruleset = object_field(request->json, "ruleset");
 	uint64		version = version_field(ruleset);
 	char	   *text = ruleset_text_field(ruleset);
+	QuorumInfo	info;
 
 	if (already_elected(request, term, rule_text))
 		return;
+
+	/* A term has one leader; to have copied a log under it doesn't matter. */
+	QuorumGetInfo(&info);
+	if (info.state == QUORUM_FOLLOWER && info.term == term)
+	{
+		respond_error(request->client, request->id, "wrong_state",
+					  "this node follows \"%s\" in term %u", info.leader, term);
+		return;
+	}
 	if (!check_result(request->client, request->id, term, QuorumFence(term)))
 		return;
 	if (!RecoveryInProgress())

@@ -155,6 +155,17 @@ execute_follow(Request *request)
 	uint32		term = term_field(request->json);
 	char	   *leader = node_field(request->json, "leader");
 	char	   *conninfo = conninfo_field(request->json);
+	QuorumInfo	info;
+
+	/* A term has one leader. */
+	QuorumGetInfo(&info);
+	if (info.state == QUORUM_FOLLOWER && info.term == term &&
+		strcmp(info.leader, leader) != 0)
+	{
+		respond_error(request->client, request->id, "wrong_state",
+					  "this node already follows \"%s\" in term %u", info.leader, term);
+		return;
+	}
 
 	if (grant_stream(request, term, leader, conninfo, 0))
 	{

@@ -7,7 +7,7 @@
  * before SQL is possible, and through which a sidecar grants and withdraws
  * what this server may do (docs/control-socket.md).  One loop over a wait
  * event set, nothing in it blocks: a command that must wait for something is
- * kept as an operation (command.c) and looked at again each time the loop
+ * kept as an operation (operation.c) and looked at again each time the loop
  * turns.  Input and output of each client are bounded.
  *
  * The worker is the only process that changes the rules in force and writes

@@ -6,7 +6,7 @@
  * One record type.  The leader writes one in each term, right behind the term
  * record, and one for each change of the rules.  A ruleset counts from the
  * position of its record on, so whoever recruits this server looks at the
- * records beyond the replay limit too (command.c); redo, which never goes
+ * records beyond the replay limit too (command_stream.c); redo, which never goes
  * beyond that limit, sees only committed ones and applies them.
  *
  * The id is the experimental one until one is reserved for us.  A server
