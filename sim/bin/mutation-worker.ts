@@ -1,8 +1,7 @@
 // Loads the sources with one mutation in them, and runs seeds until one fails.
 
-import { registerHooks } from "node:module";
 import { parentPort, workerData } from "node:worker_threads";
-import { applyEdits, mutations } from "../src/mutations.ts";
+import { seedBug } from "../src/seeded-bug.ts";
 
 export interface MutationTask {
   readonly name: string;
@@ -17,24 +16,9 @@ export interface MutationFinding {
 }
 
 const { name, maxSeeds } = workerData as MutationTask;
-const mutation = mutations.find((each) => each.name === name);
-if (mutation === undefined) {
-  throw new Error(`there is no mutation ${name}`);
-}
-const edited = new Set<string>();
-registerHooks({
-  load(url, context, nextLoad) {
-    const result = nextLoad(url, context);
-    if (!mutation.edits.some((edit) => url.endsWith(`/${edit.file}`))) {
-      return result;
-    }
-    edited.add(url);
-    return { ...result, source: applyEdits(mutation, url, String(result.source)) };
-  },
-});
-
+const edited = seedBug(name);
 const { runSeed } = await import("../src/run.ts");
-if (edited.size === 0) {
+if (edited() === 0) {
   throw new Error(`mutation ${name} did not meet its file`);
 }
 

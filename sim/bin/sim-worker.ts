@@ -1,7 +1,7 @@
 // Runs ranges of seeds in its own thread.
 
-import { parentPort } from "node:worker_threads";
-import { runSeed } from "../src/run.ts";
+import { parentPort, workerData } from "node:worker_threads";
+import { seedBug } from "../src/seeded-bug.ts";
 
 export interface WorkerTask {
   readonly from: number;
@@ -19,6 +19,12 @@ export interface Finding {
   readonly reads: number;
   readonly failed: readonly number[];
 }
+
+const { mutation } = (workerData ?? {}) as { readonly mutation?: string };
+if (mutation !== undefined) {
+  seedBug(mutation);
+}
+const { runSeed } = await import("../src/run.ts");
 
 parentPort?.on("message", ({ from, to, long, twice }: WorkerTask) => {
   const finding = { seeds: to - from, events: 0, elections: 0, committed: 0, acknowledged: 0, reads: 0 };

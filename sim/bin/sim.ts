@@ -5,7 +5,7 @@
 import { execFileSync } from "node:child_process";
 import { parseArgs } from "node:util";
 import { Worker } from "node:worker_threads";
-import { formatPlan, planOf, runPlan, shrink } from "../src/index.ts";
+import { seedBug } from "../src/seeded-bug.ts";
 import type { Finding, WorkerTask } from "./sim-worker.ts";
 
 const { values } = parseArgs({
@@ -17,6 +17,7 @@ const { values } = parseArgs({
     minutes: { type: "string" },
     long: { type: "boolean", default: false },
     twice: { type: "boolean", default: false },
+    mutation: { type: "string" },
     quiet: { type: "boolean", default: false },
     help: { type: "boolean", short: "h", default: false },
   },
@@ -34,6 +35,7 @@ Runs the consensus core over a simulated network, clock, disk and Postgres, and 
   --long         longer worlds
   --twice        run each seed twice and compare the traces
   --seed S       replay one seed and print its trace
+  --mutation M   with this seeded bug (npm run sim:mutations lists them), to see what a failure looks like
   --quiet        with --seed: only the result
   -h, --help     this text
 
@@ -41,6 +43,18 @@ Example: npm run sim -- --seeds 10000 --from 5001
 `);
   process.exit(0);
 }
+
+const { mutation } = values;
+if (mutation !== undefined) {
+  try {
+    seedBug(mutation);
+  } catch (error) {
+    process.stderr.write(`--mutation: ${error instanceof Error ? error.message : error}\n`);
+    process.exit(2);
+  }
+}
+const { formatPlan, planOf, runPlan, shrink } = await import("../src/index.ts");
+const flags = `${values.long ? " --long" : ""}${mutation === undefined ? "" : ` --mutation ${mutation}`}`;
 
 function whole(name: string, text: string): number {
   const value = Number(text);
@@ -69,7 +83,7 @@ function report(seed: number, long: boolean): void {
   const smaller = shrink(plan, failure.invariant);
   const result = runPlan(smaller, true);
   process.stdout.write(`\nFAILED seed ${seed} at commit ${commit()}: ${failure.message}\n`);
-  process.stdout.write(`replay: npm run sim -- --seed ${seed}${long ? " --long" : ""}\n`);
+  process.stdout.write(`replay: npm run sim -- --seed ${seed}${flags}\n`);
   process.stdout.write(
     `shrunk from ${plan.steps.length} to ${smaller.steps.length} steps:\n${formatPlan(smaller)}\n`,
   );
@@ -136,7 +150,7 @@ async function many(): Promise<void> {
 
   await Promise.all(
     Array.from({ length: workers }, () => {
-      const worker = new Worker(new URL("./sim-worker.ts", import.meta.url));
+      const worker = new Worker(new URL("./sim-worker.ts", import.meta.url), { workerData: { mutation } });
       return new Promise<void>((resolve, reject) => {
         const give = (): void => {
           const task = nextTask();
@@ -156,11 +170,14 @@ async function many(): Promise<void> {
     }),
   );
   const seconds = (performance.now() - startedAt) / 1000;
+  const { user, system } = process.cpuUsage();
+  const cpuSeconds = (user + system) / 1_000_000;
+  const perCpuMinute = Math.round((total.seeds / cpuSeconds) * 60);
   for (const seed of total.failed.slice(0, 3)) {
     report(seed, values.long);
   }
   process.stdout.write(
-    `${total.seeds} seeds in ${seconds.toFixed(1)} s (${Math.round((total.seeds / seconds) * 60)} a minute): ` +
+    `${total.seeds} seeds in ${seconds.toFixed(1)} s (${Math.round((total.seeds / seconds) * 60)} a minute, ${perCpuMinute} a minute of one processor): ` +
       `${total.events} events, ${total.elections} elections, ${total.committed} records committed, ` +
       `${total.acknowledged} writes acknowledged, ${total.reads} reads; ${total.failed.length} failed${total.failed.length > 0 ? `: ${total.failed.join(", ")}` : ""}\n`,
   );
