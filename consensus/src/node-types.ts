@@ -137,14 +137,9 @@ export type NodeEvent =
     }
   | { readonly kind: "controlled"; readonly requestId: string; readonly result: ControlResult }
   /** Postgres was restarted as a fenced follower, or cloned and started, as an effect asked for. */
-  | {
-      readonly kind: "prepared";
-      readonly requestId: string;
-      readonly ok: boolean;
-      readonly message?: string;
-      /** Of a clone: the new life of this node, on disk before the copy began. */
-      readonly incarnation?: string;
-    }
+  | { readonly kind: "prepared"; readonly requestId: string; readonly ok: boolean; readonly message?: string }
+  /** A new life of this node begins: on disk before the copy (or the first data directory) is made. */
+  | { readonly kind: "reborn"; readonly incarnation: string }
   /** The ruleset that Postgres has applied, whenever it is another one than before. */
   | { readonly kind: "applied"; readonly ruleset: Ruleset | null }
   /** The control socket answers (again): Postgres was started, or the sidecar adopted a running one. */

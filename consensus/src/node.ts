@@ -53,12 +53,9 @@ export function stepNode(state: NodeState, event: NodeEvent): NodeStep {
     case "controlled":
       return onControlled(state, event.requestId, event.result);
     case "prepared":
-      return onPrepared(
-        event.incarnation === undefined ? state : { ...state, incarnation: event.incarnation },
-        event.requestId,
-        event.ok,
-        event.message ?? "could not start Postgres",
-      );
+      return onPrepared(state, event.requestId, event.ok, event.message ?? "could not start Postgres");
+    case "reborn":
+      return { state: { ...state, incarnation: event.incarnation, ruleset: null }, effects: [] };
     case "applied":
       return { state: { ...state, ruleset: event.ruleset }, effects: [] };
     case "attached":

@@ -192,8 +192,9 @@ t.test("a report carries the incarnation, that of a copy from its beginning", (t
     member: true,
   });
   t.equal(empty.next, "clone");
+  empty.feed({ kind: "reborn", incarnation: "second" });
   empty.feed({ kind: "postgres", state: "running" });
-  empty.feed({ kind: "prepared", requestId, ok: true, incarnation: "second" });
+  empty.feed({ kind: "prepared", requestId, ok: true });
   t.equal(empty.next, "follow as a member");
   t.equal(empty.state.incarnation, "second");
   t.equal(rulesetFormat, 1);

@@ -195,8 +195,11 @@ export class Faults {
   /** Losing any disk is safe; but this script also wants the cluster to recover without an operator's decision. */
   #mayBeLost(machine: Machine): boolean {
     const rulesets = this.#countingRulesets();
-    const errands = this.#world.orchestrators.some(({ desk }) => desk.atWork);
-    if (machine.disk === null || rulesets.length === 0 || errands || this.#someNodeIsLost()) {
+    // What is under way may bring in rules that are in no log yet.
+    const underWay =
+      this.#world.orchestrators.some(({ desk }) => desk.atWork) ||
+      [...this.#world.machines.values()].some(({ postgres }) => postgres?.leading?.admits === false);
+    if (machine.disk === null || rulesets.length === 0 || underWay || this.#someNodeIsLost()) {
       return false;
     }
     const { id } = machine;
@@ -205,7 +208,7 @@ export class Faults {
     );
     const left = new Set(others.map((each) => each.id));
     const newest = rulesets.at(-1);
-    if (newest === undefined || changeProblem(rulesets, left) !== null) {
+    if (newest === undefined || this.#bringsRules() || changeProblem(rulesets, left) !== null) {
       return false;
     }
     for (const ruleset of rulesets) {
@@ -225,9 +228,18 @@ export class Faults {
     );
   }
 
+  #bringsRules(): boolean {
+    return this.#world.orchestrators.some(({ newRules }) => newRules);
+  }
+
   #someNodeIsLost(): boolean {
     const rulesets = this.#countingRulesets();
-    return [...this.#world.machines.values()].some((machine) => isLost(machine.view(), rulesets, machine.id));
+    return [...this.#world.machines.values()].some(
+      (machine) =>
+        isLost(machine.view(), rulesets, machine.id) ||
+        // An observer that lost its disk may still look well from afar.
+        (machine.lostDisks.length > 0 && machine.postgres?.receiver?.streaming !== true),
+    );
   }
 
   /**

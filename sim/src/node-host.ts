@@ -123,18 +123,13 @@ export class Machine extends MachineProcesses {
     });
   }
 
-  protected whenUp(requestId: string, incarnation?: string): void {
+  protected whenUp(requestId: string): void {
     if (this.postgres === null) {
       this.feed({ kind: "prepared", requestId, ok: false });
     } else if (this.postgres.state === "starting") {
-      this.afterSidecar(5, () => this.whenUp(requestId, incarnation));
+      this.afterSidecar(5, () => this.whenUp(requestId));
     } else {
-      this.feed({
-        kind: "prepared",
-        requestId,
-        ok: true,
-        ...(incarnation === undefined ? {} : { incarnation }),
-      });
+      this.feed({ kind: "prepared", requestId, ok: true });
     }
   }
 
@@ -146,6 +141,7 @@ export class Machine extends MachineProcesses {
     this.lives += 1;
     const incarnation = `${this.id}.${this.lives}`;
     this.incarnation = incarnation;
+    this.feed({ kind: "reborn", incarnation });
     this.afterSidecar(this.random.between(50, 200), () => {
       this.cloning = false;
       if (copy === null || this.disk !== null) {
@@ -155,7 +151,7 @@ export class Machine extends MachineProcesses {
       }
       this.disk = copy;
       this.startPostgres();
-      this.whenUp(requestId, incarnation);
+      this.whenUp(requestId);
     });
   }
 

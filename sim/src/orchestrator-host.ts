@@ -411,6 +411,11 @@ export class Orchestrator {
     return this.#rulesets.at(-1) ?? null;
   }
 
+  /** A leader change is under way that brings in a ruleset. */
+  get newRules(): boolean {
+    return this.#coordinator.attempt?.request.newRuleset !== undefined;
+  }
+
   get idle(): boolean {
     return this.#up && this.#coordinator.attempt === null && !this.#desk.changesLeader;
   }

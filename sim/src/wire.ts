@@ -61,7 +61,24 @@ function readRecordedRuleset(text: RulesetText): RecordedRuleset {
   return { ...readRuleset(text), ...(recordedAt === undefined ? {} : { recordedAt }) };
 }
 
+const maxRead = 200;
+const read = new Map<string, Ruleset>();
+
+/** The same text is read again and again, by many coordinators. */
 export function readRuleset(text: RulesetText): Ruleset {
+  const known = read.get(text.text);
+  if (known !== undefined) {
+    return known;
+  }
+  if (read.size >= maxRead) {
+    read.clear();
+  }
+  const ruleset = parsed(text);
+  read.set(text.text, ruleset);
+  return ruleset;
+}
+
+function parsed(text: RulesetText): Ruleset {
   const checked = parseRuleset(text.text);
   if (!checked.ok) {
     throw new Error(`the log holds a ruleset that is not valid: ${text.text}`);
