@@ -74,15 +74,16 @@ export function prepareBackup(options: PrepareOptions): void {
   // Only what we make ourselves gets an owner: a mounted repository keeps its.
   for (const directory of [repository.path, repositoryPath(backup), paths.lock]) {
     try {
-      if (!existsSync(directory)) makeDirectory(directory, owner);
+      // Not its parents: where they are missing, something isn't mounted.
+      if (!existsSync(directory)) makeDirectory(directory, owner, false);
     } catch {
       return; // pgBackRest will say it, again and again, as an alarm
     }
   }
 }
 
-function makeDirectory(directory: string, owner: PostgresOwner): void {
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
+function makeDirectory(directory: string, owner: PostgresOwner, recursive = true): void {
+  mkdirSync(directory, { recursive, mode: 0o700 });
   if (owner !== undefined && statSync(directory).uid !== owner.uid)
     chownSync(directory, owner.uid, owner.gid);
 }

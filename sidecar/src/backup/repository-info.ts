@@ -67,9 +67,13 @@ const infoSchema = z.array(
 const missingStanza = 1;
 const unusableCodes: ReadonlySet<number> = new Set([4, 99]);
 
-/** System identifiers don't fit into a JavaScript number: keep them as text. */
+/**
+ * System identifiers don't fit into a JavaScript number: keep them as text. What pgBackRest quotes of a file that it
+ * can't decrypt is in its messages as it is, control characters included.
+ */
 function parseInfoJson(text: string): unknown {
-  return JSON.parse(text.replace(/("system-id":)(\d+)/g, '$1"$2"'));
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is to be removed
+  return JSON.parse(text.replace(/[\x00-\x1f]/g, " ").replace(/("system-id":)(\d+)/g, '$1"$2"'));
 }
 
 export function parseInfo(text: string, stanza: string): RepositoryInfo {
