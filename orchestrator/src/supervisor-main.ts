@@ -8,7 +8,7 @@ import { connectSidecar } from "@quorate/proto";
 import { type OpenCluster, openCluster, paths } from "./cluster/files.ts";
 import { livePid } from "./cluster/processes.ts";
 import { orchestratorMain, sidecarMain } from "./cluster/programs.ts";
-import { Supervised } from "./cluster/supervised.ts";
+import { type ChildSpec, Supervised } from "./cluster/supervised.ts";
 
 const sidecarStopTimeoutMs = 45_000;
 const orchestratorStopTimeoutMs = 5_000;
@@ -40,10 +40,11 @@ async function leaderOf(cluster: OpenCluster): Promise<string | undefined> {
 }
 
 class Supervisor {
-  readonly #cluster: OpenCluster;
+  #cluster: OpenCluster;
   readonly #log: Logger;
   readonly #sidecars = new Map<string, Supervised>();
-  readonly #orchestrators: Supervised[] = [];
+  readonly #orchestrators = new Map<string, Supervised>();
+  #reloading: Promise<unknown> = Promise.resolve();
   #stopped: Promise<void> | undefined;
 
   constructor(cluster: OpenCluster, log: Logger) {
@@ -52,24 +53,55 @@ class Supervisor {
   }
 
   async start(): Promise<void> {
-    const { dir, file } = this.#cluster;
-    const options = { log: this.#log, fatalCodes: new Set([2]) };
-    for (const { id } of file.nodes) {
-      const config = paths.sidecarConfig(dir, id);
-      await removeLeftover(paths.sidecarPid(dir, id), config, this.#log);
-      const args = [sidecarMain, "--config", config];
-      const child = new Supervised({ name: id, args, logFile: paths.sidecarLog(dir, id) }, options);
-      this.#sidecars.set(id, child);
-      child.start();
+    for (const { id } of this.#cluster.file.nodes) await this.#startSidecar(id);
+    for (const { id } of this.#cluster.file.orchestrators) await this.#startOrchestrator(id);
+  }
+
+  /** cluster.json has changed: what is new is started, what is gone is stopped, orchestrators start with what they know now. */
+  reload(): Promise<void> {
+    const next = this.#reloading.then(() => this.#reload());
+    this.#reloading = next.catch((error: unknown) => this.#log.error({ err: error }, "could not reload"));
+    return next;
+  }
+
+  async #reload(): Promise<void> {
+    if (this.#stopped !== undefined) return;
+    this.#cluster = openCluster(this.#cluster.dir);
+    const wanted = new Set<string>(this.#cluster.file.nodes.map(({ id }) => id));
+    this.#log.info({ nodes: [...wanted] }, "cluster.json is read again");
+    for (const [id, child] of this.#sidecars) {
+      if (wanted.has(id)) continue;
+      this.#sidecars.delete(id);
+      await child.stop(sidecarStopTimeoutMs);
     }
-    for (const { id } of file.orchestrators) {
-      const config = paths.orchestratorConfig(dir, id);
-      await removeLeftover(paths.orchestratorPid(dir, id), config, this.#log);
-      const args = [orchestratorMain, "--config", config];
-      const child = new Supervised({ name: id, args, logFile: paths.orchestratorLog(dir, id) }, options);
-      this.#orchestrators.push(child);
-      child.start();
+    for (const id of wanted) if (!this.#sidecars.has(id)) await this.#startSidecar(id);
+    // One after the other, so that somebody always watches.
+    for (const [id, child] of this.#orchestrators) {
+      await child.stop(orchestratorStopTimeoutMs);
+      await this.#startOrchestrator(id);
     }
+  }
+
+  async #startSidecar(id: string): Promise<void> {
+    const { dir } = this.#cluster;
+    const config = paths.sidecarConfig(dir, id);
+    await removeLeftover(paths.sidecarPid(dir, id), config, this.#log);
+    const args = [sidecarMain, "--config", config];
+    this.#start(this.#sidecars, { name: id, args, logFile: paths.sidecarLog(dir, id) });
+  }
+
+  async #startOrchestrator(id: string): Promise<void> {
+    const { dir } = this.#cluster;
+    const config = paths.orchestratorConfig(dir, id);
+    await removeLeftover(paths.orchestratorPid(dir, id), config, this.#log);
+    const args = [orchestratorMain, "--config", config];
+    this.#start(this.#orchestrators, { name: id, args, logFile: paths.orchestratorLog(dir, id) });
+  }
+
+  #start(children: Map<string, Supervised>, spec: ChildSpec): void {
+    const child = new Supervised(spec, { log: this.#log, fatalCodes: new Set([2]) });
+    children.set(spec.name, child);
+    child.start();
   }
 
   stop(reason: string): Promise<void> {
@@ -80,7 +112,9 @@ class Supervisor {
   /** Orchestrators first, so that nobody reacts; then the leader, whose shutdown checkpoint needs its followers. */
   async #stopAll(reason: string): Promise<void> {
     this.#log.info({ reason }, "stopping the cluster");
-    await Promise.all(this.#orchestrators.map((child) => child.stop(orchestratorStopTimeoutMs)));
+    await Promise.all(
+      [...this.#orchestrators.values()].map((child) => child.stop(orchestratorStopTimeoutMs)),
+    );
     const leader = await leaderOf(this.#cluster);
     if (leader !== undefined) await this.#sidecars.get(leader)?.stop(sidecarStopTimeoutMs);
     const rest = [...this.#sidecars].filter(([id]) => id !== leader);
@@ -113,7 +147,7 @@ async function main(): Promise<void> {
   };
   process.on("SIGTERM", () => end("SIGTERM"));
   process.on("SIGINT", () => end("SIGINT"));
-  process.on("SIGHUP", () => log.info("SIGHUP ignored"));
+  process.on("SIGHUP", () => void supervisor.reload().catch(() => undefined));
   if (values.lifeline === true) {
     process.stdin.on("end", () => end("the process that started it has ended")).resume();
     process.stdin.on("error", () => end("the process that started it has ended"));

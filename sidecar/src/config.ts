@@ -80,6 +80,8 @@ export const clusterFileSchema = z.strictObject({
         region: labelSchema,
         host: z.string().min(1),
         ports: portsSchema,
+        /** Streams and applies, is never in the cohort. */
+        observer: z.literal(true).optional(),
       }),
     )
     .min(1),

@@ -25,11 +25,19 @@ const cloneTimeoutMs = 24 * 3_600_000;
 
 export class DataDirectory {
   readonly #config: SidecarConfig;
+  /** The settings of Postgres may have been changed since this process started. */
+  readonly #fresh: () => SidecarConfig;
   readonly #paths: NodePaths;
   readonly #owner: PostgresOwner;
 
-  constructor(config: SidecarConfig, paths: NodePaths, owner: PostgresOwner) {
+  constructor(
+    config: SidecarConfig,
+    paths: NodePaths,
+    owner: PostgresOwner,
+    fresh: () => SidecarConfig = () => config,
+  ) {
     this.#config = config;
+    this.#fresh = fresh;
     this.#paths = paths;
     this.#owner = owner;
   }
@@ -43,7 +51,7 @@ export class DataDirectory {
   async configure(directory = this.#paths.data): Promise<void> {
     const main = join(directory, "postgresql.conf");
     await this.#put(main, withInclude(await readFile(main, "utf8")));
-    await this.#put(join(directory, "quorate.conf"), quorateConf(this.#config, this.#paths));
+    await this.#put(join(directory, "quorate.conf"), quorateConf(this.#fresh(), this.#paths));
     await this.#put(join(directory, "pg_hba.conf"), pgHba(this.#config));
     // A node never continues its own timeline: it comes up as a fenced follower, whatever it was before.
     await this.#put(join(directory, "standby.signal"), "");

@@ -39,7 +39,8 @@ async function listening<T>(what: string, start: () => Promise<T>): Promise<T> {
 }
 
 async function run(): Promise<void> {
-  const config = loadSidecarConfig(configFile());
+  const file = configFile();
+  const config = loadSidecarConfig(file);
   const paths = nodePaths(config.dir);
   const owner = prepareEnvironment(config, paths);
   const logger = createLogger({
@@ -63,6 +64,7 @@ async function run(): Promise<void> {
     paths,
     owner,
     sidecarVersion,
+    reload: () => loadSidecarConfig(file),
     logger,
     ...(backup === undefined ? {} : { backup }),
     onEvent: (event) => metrics?.record(event),

@@ -43,6 +43,8 @@ export type SidecarNodeOptions = {
   readonly paths: NodePaths;
   readonly owner: PostgresOwner;
   readonly sidecarVersion: string;
+  /** sidecar.json as it is now; throws when it can't be used. */
+  readonly reload?: () => SidecarConfig;
   readonly logger: Logger;
   /** Backups of this node; absent: there are none. */
   readonly backup?: BackupService;
@@ -128,14 +130,19 @@ export class SidecarNode {
       intervalMs: diskCheckIntervalMs,
       onError: (message) => logger.warn(`the node's disk can't be written: ${message}`),
     });
-    this.data = new DataDirectory(config, paths, owner);
+    const fresh = (): SidecarConfig => this.#freshConfig();
+    this.data = new DataDirectory(config, paths, owner, fresh);
     const hasData = (): boolean => this.data.exists();
     this.#state = initialNode(nodeId(config.node.id), promise, hasData() ? "stopped" : "absent");
     this.watchers = new Watchers(() => this.status());
     this.supervisor = new Supervisor({
       startOptions: {
-        binDir: config.postgres.binDir,
-        arguments: postgresArguments(config, paths),
+        get binDir() {
+          return fresh().postgres.binDir;
+        },
+        get arguments() {
+          return postgresArguments(fresh(), paths);
+        },
         paths,
         owner,
       },
@@ -199,6 +206,22 @@ export class SidecarNode {
     await this.supervisor
       .start()
       .catch((error: unknown) => logger.error({ err: error }, "could not start Postgres"));
+  }
+
+  /** Settings and programs of Postgres are read anew at each start of it, so that a restart is all that a change needs. */
+  #freshConfig(): SidecarConfig {
+    const { config, reload } = this.#options;
+    if (reload === undefined) return config;
+    try {
+      const { settings, binDir } = reload().postgres;
+      return { ...config, postgres: { ...config.postgres, settings, binDir } };
+    } catch (error) {
+      this.logger.error(
+        { err: error },
+        "sidecar.json can't be used: Postgres starts with what it said before",
+      );
+      return config;
+    }
   }
 
   status(): NodeStatus {
@@ -442,7 +465,8 @@ export class SidecarNode {
     if (!on) return;
     this.#quiesceTimer = setTimeout(() => {
       const { connection } = this.supervisor;
-      if (connection === null) return;
+      // It may have handed over, or ended it by itself.
+      if (connection === null || this.#control?.quiesced !== true) return;
       this.logger.warn(
         { timeoutMs },
         "whoever quiesced this leader never came back: it admits clients again",

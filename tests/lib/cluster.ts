@@ -137,6 +137,11 @@ export class TestCluster {
     return this.#open;
   }
 
+  /** Nodes were added or removed. */
+  reopen(): void {
+    this.#open = undefined;
+  }
+
   get ids(): string[] {
     return this.open.file.nodes.map(({ id }) => id);
   }

@@ -28,8 +28,13 @@ export interface BroughtUp {
   readonly leader: string;
 }
 
+function isVoter(node: ClusterFile["nodes"][number]): boolean {
+  return node.observer !== true;
+}
+
+/** Observers aren't of the cohort. */
 export function cohortNodes(file: ClusterFile): CohortNode[] {
-  return file.nodes.map(({ id, zone, region, host, ports }) => ({
+  return file.nodes.filter(isVoter).map(({ id, zone, region, host, ports }) => ({
     id: nodeId(id),
     zone,
     region,
@@ -82,7 +87,7 @@ class BringUp {
   #step(): BringUpStep {
     const { rulesets } = this.#session.observation();
     return bringUpStep({
-      ids: this.#cluster.file.nodes.map(({ id }) => id),
+      ids: cohortNodes(this.#cluster.file).map(({ id }) => id),
       statuses: this.#session.statuses(),
       cohort: rulesets.length === 0 ? undefined : rulesets.flatMap(cohortIds),
     });

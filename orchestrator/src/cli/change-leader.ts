@@ -111,10 +111,19 @@ export async function switchover(dir: string, options: { to?: string }): Promise
       );
     }
     say(`handing leadership over from ${leader.node} to ${to}`);
-    const problem = await new PlannedChange(session, leader, to).run();
+    const problem = await handOver(session, leader, to);
     if (problem !== undefined) throw orchestratorErrors.error("leader_change_failed", problem);
     await regroup(situation);
   });
+}
+
+/** In good order; undefined when it worked, else why not (then the old leader goes on). */
+export function handOver(
+  session: CohortSession,
+  leader: NodeStatus,
+  to: NodeId,
+): Promise<string | undefined> {
+  return new PlannedChange(session, leader, to).run();
 }
 
 /** The shell of the core's planned change. */

@@ -12,6 +12,8 @@ import {
   parseZones,
 } from "../cluster/plan.ts";
 import { absolutePolicy } from "../policy-module.ts";
+import { addOperations } from "./program-operations.ts";
+import { setting, verb } from "./program-parts.ts";
 
 /** Sets the exit code; a verb that throws ends with 1. */
 export type Exit = (code: number) => void;
@@ -26,22 +28,6 @@ function positiveInteger(text: string): number {
   return value;
 }
 
-function setting(text: string, previous: Record<string, string> = {}): Record<string, string> {
-  const equals = text.indexOf("=");
-  if (equals < 1) throw new InvalidArgumentError("Write name=value, like shared_buffers=256MB.");
-  return { ...previous, [text.slice(0, equals)]: text.slice(equals + 1) };
-}
-
-function verb(program: Command, name: string, summary: string, example: string): Command {
-  return program
-    .command(name)
-    .description(summary)
-    .addOption(
-      new Option("--dir <directory>", "the cluster's directory (default: $QUORATE_DIR, else per user)"),
-    )
-    .addHelpText("after", `\nExample:\n  $ ${example}`);
-}
-
 export function buildProgram(exit: Exit): Command {
   const program = new Command("quorate")
     .description("PostgreSQL that keeps every acknowledged transaction, whatever fails")
@@ -54,6 +40,7 @@ export function buildProgram(exit: Exit): Command {
   addLeading(program);
   addNodes(program);
   addExplaining(program);
+  addOperations(program);
   addBackups(program);
   return program;
 }

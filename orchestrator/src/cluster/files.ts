@@ -123,7 +123,11 @@ export function updateBinDir(cluster: OpenCluster, binDir: string): OpenCluster 
   return { dir: cluster.dir, file };
 }
 
-function writeOrchestratorConfigs(dir: string, file: ClusterFile): void {
+export function writeClusterFile(dir: string, file: ClusterFile): void {
+  writeJson(paths.clusterFile(dir), file);
+}
+
+export function writeOrchestratorConfigs(dir: string, file: ClusterFile): void {
   for (const orchestrator of file.orchestrators) {
     mkdirSync(path.join(paths.orchestrator(dir, orchestrator.id), "log"), { recursive: true, mode: 0o755 });
     const config: OrchestratorConfigInput = {

@@ -14,7 +14,7 @@ import type { NodeStatus, SidecarClient } from "@quorate/proto";
 import { addressesOf } from "../addresses.ts";
 import { look, type Memory, noMemory } from "../observe.ts";
 import { CohortWatcher, type WatchedNode } from "./cohort-watcher.ts";
-import { CoordinatorShell } from "./coordinator-shell.ts";
+import { CoordinatorShell, type NodeDirectory } from "./coordinator-shell.ts";
 
 export interface SessionOptions {
   readonly addresses: readonly string[];
@@ -44,17 +44,19 @@ export class CohortSession {
       id: this.id,
       log: options.log,
       nowMs,
-      directory: {
-        client: (node) => this.#watcher.client(node),
-        endpoint: (node) => {
-          const status = this.#watcher.view(node)?.status;
-          return status === undefined ? undefined : { host: status.host, port: status.pgPort };
-        },
-      },
+      directory: this.directory,
       ...(options.onNote === undefined ? {} : { onNote: options.onNote }),
     });
     for (const address of options.addresses) this.#watcher.add(address);
   }
+
+  readonly directory: NodeDirectory = {
+    client: (node) => this.#watcher.client(node),
+    endpoint: (node) => {
+      const status = this.#watcher.view(node)?.status;
+      return status === undefined ? undefined : { host: status.host, port: status.pgPort };
+    },
+  };
 
   watched(): WatchedNode[] {
     return this.#watcher.views();

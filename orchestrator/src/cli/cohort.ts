@@ -1,0 +1,253 @@
+// quorate node add|remove|replace, quorate policy set: a goal for the cohort, and the core's next step until it is
+// reached. Ctrl-C at any moment is safe: the same verb again goes on, and the orchestrators finish what is half done.
+import { createLogger, messageOf } from "@quorate/common";
+import {
+  type CohortGoal,
+  type CohortNode,
+  type DryRun,
+  dryRunCohortChange,
+  type NodeId,
+  nextCohortStep,
+  nodeId,
+  type Observation,
+} from "@quorate/consensus";
+import { leaderAmong } from "../cluster/bring-up-step.ts";
+import { type ClusterNode, findNode, type OpenCluster, openCluster } from "../cluster/files.ts";
+import {
+  addNodeFiles,
+  type NewNode,
+  planNode,
+  removeNodeData,
+  removeNodeFiles,
+  setPolicy,
+  tellSupervisor,
+} from "../cluster/membership.ts";
+import { orchestratorErrors } from "../error-codes.ts";
+import { parsePolicy } from "../policy-text.ts";
+import { CohortSession } from "../shell/cohort-session.ts";
+import { describeStep, isAction, performStep } from "../shell/cohort-steps.ts";
+import { cohortNodes } from "./bring-up.ts";
+import { handOver } from "./change-leader.ts";
+import { grpcAddress } from "./sightings.ts";
+
+const hearTimeoutMs = 3_000;
+const reachTimeoutMs = 600_000;
+const lookAgainMs = 1_000;
+const afterStepMs = 300;
+
+export interface ChangeOptions {
+  readonly dryRun?: boolean;
+  readonly json?: boolean;
+}
+
+function say(line: string): void {
+  console.log(line);
+}
+
+export async function withSession<T>(
+  cluster: OpenCluster,
+  use: (session: CohortSession) => Promise<T>,
+): Promise<T> {
+  const session = new CohortSession({
+    addresses: cluster.file.nodes.map(grpcAddress),
+    log: createLogger({ name: "cli", level: "silent" }),
+  });
+  try {
+    await session.waitFor(() => session.everybodyHeard(), hearTimeoutMs);
+    if (session.statuses().length === 0)
+      throw orchestratorErrors.error(
+        "not_running",
+        `the cluster in ${cluster.dir} does not run: start it with "quorate up"`,
+      );
+    return await use(session);
+  } finally {
+    session.close();
+  }
+}
+
+interface Wish {
+  readonly policy: string;
+  readonly nodes: readonly CohortNode[];
+  readonly observers?: readonly NodeId[];
+  readonly leaving?: readonly NodeId[];
+}
+
+function goalOf({ policy: text, nodes, observers = [], leaving = [] }: Wish): CohortGoal {
+  const { policy, options } = parsePolicy(text);
+  return { policy, options: options as CohortGoal["options"], nodes, observers, leaving };
+}
+
+/** Performs step after step until the goal is reached. */
+async function reach(session: CohortSession, goal: CohortGoal): Promise<void> {
+  const deadlineMs = performance.now() + reachTimeoutMs;
+  let last = "";
+  const tell = (line: string): void => {
+    if (line !== last) say(line);
+    last = line;
+  };
+  for (;;) {
+    const step = nextCohortStep(goal, session.observation());
+    if (step.kind === "done") return say(step.reason);
+    if (step.kind === "refused") throw orchestratorErrors.error("refused", step.reason);
+    if (performance.now() > deadlineMs)
+      throw orchestratorErrors.error(
+        "refused",
+        `gave up after ${reachTimeoutMs / 1_000} s: ${step.reason}; the same command goes on from here`,
+      );
+    if (!isAction(step)) {
+      tell(`waiting: ${step.reason}`);
+      await session.nextEvent(lookAgainMs);
+      continue;
+    }
+    tell(describeStep(step));
+    const tools = {
+      directory: session.directory,
+      coordinator: session.id,
+      changeLeader: (from: NodeId, to: NodeId) => change(session, from, to),
+    };
+    const problem = await performStep(step, tools).catch(messageOf);
+    if (problem !== undefined) tell(`trying again: ${problem}`);
+    await session.nextEvent(afterStepMs);
+  }
+}
+
+async function change(session: CohortSession, from: NodeId, to: NodeId): Promise<string | undefined> {
+  const leader = leaderAmong(session.statuses());
+  if (leader?.node !== from) return `${from} leads no more`;
+  return handOver(session, leader, to);
+}
+
+function printDryRun({ steps, end }: DryRun, json: boolean): void {
+  if (json) {
+    const lines = steps.map((step) => ({ kind: step.kind, what: describeStep(step) }));
+    console.log(JSON.stringify({ steps: lines, end: { kind: end.kind, reason: end.reason } }, undefined, 2));
+    return;
+  }
+  for (const [index, step] of steps.entries()) say(`${index + 1}. ${describeStep(step)}`);
+  say(end.kind === "done" ? "Then it is done. Nothing was changed now." : `Then ${describeStep(end)}`);
+}
+
+/** As it will be seen once its sidecar runs. */
+function withEmptyNode(observation: Observation, node: ClusterNode): Observation {
+  const { nowMs } = observation;
+  const view = {
+    postgres: "absent" as const,
+    state: "" as const,
+    term: 0 as never,
+    promisedTerm: 0 as never,
+    inRecovery: true,
+    leader: null,
+    receiver: null,
+    followers: [],
+    ruleset: null,
+    wasLeader: false,
+    operatorStopped: false,
+  };
+  const id = nodeId(node.id);
+  const observed = {
+    id,
+    link: "connected" as const,
+    linkSinceMs: nowMs,
+    view,
+    viewAtMs: nowMs,
+    promiseRoseAtMs: 0,
+  };
+  return { ...observation, nodes: new Map(observation.nodes).set(id, observed) };
+}
+
+function wishFor({ file }: OpenCluster, change: { policy?: string; leaving?: string } = {}): Wish {
+  return {
+    policy: change.policy ?? file.policy,
+    nodes: cohortNodes(file).filter(({ id }) => id !== change.leaving),
+    observers: file.nodes
+      .filter((node) => node.observer === true && node.id !== change.leaving)
+      .map(({ id }) => nodeId(id)),
+    leaving: change.leaving === undefined ? [] : [nodeId(change.leaving)],
+  };
+}
+
+export async function addNode(dir: string, wish: NewNode, options: ChangeOptions): Promise<void> {
+  const before = openCluster(dir);
+  const node = planNode(before, wish);
+  const after = { dir, file: { ...before.file, nodes: [...before.file.nodes, node] } };
+  const goal = goalOf(wishFor(after));
+  if (options.dryRun === true) {
+    await withSession(before, async (session) => {
+      const observation = withEmptyNode(session.observation(), node);
+      printDryRun(dryRunCohortChange(goal, observation), options.json === true);
+    });
+    return;
+  }
+  await withSession(before, async () => undefined);
+  addNodeFiles(before, node);
+  tellSupervisor(dir);
+  say(
+    `${node.id} in zone ${node.zone}${node.observer === true ? ", an observer" : ""}: its sidecar is started`,
+  );
+  await withSession(openCluster(dir), (session) => reach(session, goal));
+}
+
+export async function removeNode(
+  dir: string,
+  id: string,
+  options: ChangeOptions & { purge?: boolean },
+): Promise<void> {
+  const cluster = openCluster(dir);
+  findNode(cluster, id);
+  const goal = goalOf(wishFor(cluster, { leaving: id }));
+  await withSession(cluster, async (session) => {
+    const plan = dryRunCohortChange(goal, session.observation());
+    if (options.dryRun === true) return printDryRun(plan, options.json === true);
+    if (plan.end.kind === "refused") throw orchestratorErrors.error("refused", plan.end.reason);
+    await reach(session, goal);
+  });
+  if (options.dryRun === true) return;
+  removeNodeFiles(cluster, id);
+  tellSupervisor(dir);
+  if (options.purge === true) {
+    await stopped(cluster, id);
+    removeNodeData(cluster, id);
+  }
+  say(`${id} is no part of the cluster any more${options.purge === true ? "; its data is removed" : ""}`);
+}
+
+/** Its sidecar is gone. */
+async function stopped(cluster: OpenCluster, id: string): Promise<void> {
+  const { livePid } = await import("../cluster/processes.ts");
+  const { paths } = await import("../cluster/files.ts");
+  const { poll } = await import("@quorate/common");
+  await poll(
+    () => livePid(paths.sidecarPid(cluster.dir, id), paths.sidecarConfig(cluster.dir, id)) === undefined,
+    {
+      what: `the sidecar of ${id} to stop`,
+      timeoutMs: 60_000,
+    },
+  );
+}
+
+/** Out, its data away, and in again: for a damaged disk, say. */
+export async function replaceNode(dir: string, id: string, options: ChangeOptions): Promise<void> {
+  const node = findNode(openCluster(dir), id);
+  if (options.dryRun === true) {
+    await removeNode(dir, id, options);
+    if (options.json !== true) say(`${id} would then be made anew, copied from the leader, and join again`);
+    return;
+  }
+  await removeNode(dir, id, { purge: true });
+  const { zone, observer } = node;
+  await addNode(dir, { id, zone, ...(observer === true ? { observer } : {}) }, {});
+}
+
+export async function changePolicy(dir: string, policy: string, options: ChangeOptions): Promise<void> {
+  const cluster = openCluster(dir);
+  const goal = goalOf(wishFor(cluster, { policy }));
+  await withSession(cluster, async (session) => {
+    const plan = dryRunCohortChange(goal, session.observation());
+    if (options.dryRun === true) return printDryRun(plan, options.json === true);
+    if (plan.end.kind === "refused") throw orchestratorErrors.error("refused", plan.end.reason);
+    await reach(session, goal);
+  });
+  if (options.dryRun === true) return;
+  setPolicy(cluster, policy);
+  tellSupervisor(dir);
+}

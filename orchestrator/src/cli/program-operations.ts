@@ -1,0 +1,102 @@
+// The verbs that change a running cluster: nodes that come and go, its policy, its settings, its restarts.
+import { Argument, type Command, Option } from "commander";
+import { resolveDir } from "../cluster/files.ts";
+import { absolutePolicy } from "../policy-module.ts";
+import { setting, verb } from "./program-parts.ts";
+
+function planned(command: Command): Command {
+  return command
+    .option("--dry-run", "say what would be done; change nothing")
+    .option("--json", "with --dry-run, for programs: one JSON object");
+}
+
+function group(program: Command, name: string, summary: string): Command {
+  return program.commands.find((each) => each.name() === name) ?? program.command(name).description(summary);
+}
+
+export function addOperations(program: Command): void {
+  addNodeOperations(group(program, "node", "add, remove, restart nodes"));
+  addClusterOperations(group(program, "cluster", "restart or configure the whole cluster, node by node"));
+  planned(
+    verb(
+      group(program, "policy", "durability policies"),
+      "set",
+      "put the running cluster under another durability policy, without a pause",
+      "quorate policy set any-n:n=3 --dry-run",
+    ).argument("<policy>", "as for up --policy", (text) => absolutePolicy(text, process.cwd())),
+  ).action(async (policy: string, { dir, ...options }) => {
+    const { changePolicy } = await import("./cohort.ts");
+    await changePolicy(resolveDir(dir), policy, options);
+  });
+}
+
+function addNodeOperations(node: Command): void {
+  planned(
+    verb(
+      node,
+      "add",
+      "add a node: copied from the leader, then part of the cohort",
+      "quorate node add --zone b",
+    ),
+  )
+    .option("--id <id>", "its name (default: the next free one)")
+    .option("--zone <zone>", "its zone (default: the one with the fewest nodes)")
+    .option("--observer", "it streams and answers reads, and never counts")
+    .action(async ({ dir, dryRun, json, ...wish }) => {
+      const { addNode } = await import("./cohort.ts");
+      await addNode(resolveDir(dir), wish, { dryRun, json });
+    });
+  planned(
+    verb(
+      node,
+      "remove",
+      "take a node out of the cluster; a leader hands over first",
+      "quorate node remove n3",
+    ),
+  )
+    .addArgument(new Argument("<id>", "the node"))
+    .option("--purge", "remove its data, too")
+    .action(async (id: string, { dir, ...options }) => {
+      const { removeNode } = await import("./cohort.ts");
+      await removeNode(resolveDir(dir), id, options);
+    });
+  planned(
+    verb(node, "replace", "take a node out, remove its data, and copy it anew", "quorate node replace n3"),
+  )
+    .addArgument(new Argument("<id>", "the node"))
+    .action(async (id: string, { dir, ...options }) => {
+      const { replaceNode } = await import("./cohort.ts");
+      await replaceNode(resolveDir(dir), id, options);
+    });
+}
+
+function addClusterOperations(cluster: Command): void {
+  planned(
+    verb(
+      cluster,
+      "restart",
+      "restart Postgres node by node, the leader last and after it handed over",
+      "quorate cluster restart --dry-run",
+    ),
+  )
+    .argument("[ids...]", "only these nodes")
+    .action(async (ids: string[], { dir, ...options }) => {
+      const { rollingRestart } = await import("./rolling.ts");
+      await rollingRestart(resolveDir(dir), ids, options);
+    });
+  planned(
+    verb(
+      cluster,
+      "set",
+      "change Postgres settings of every node, by a restart node by node",
+      "quorate cluster set --value work_mem=16MB",
+    ),
+  )
+    .addOption(
+      new Option("--value <name=value>", "a setting, repeatable").argParser(setting).makeOptionMandatory(),
+    )
+    .action(async ({ dir, value, ...options }) => {
+      const { changeSettings } = await import("./rolling.ts");
+      await changeSettings(resolveDir(dir), value, options);
+    });
+}
