@@ -62,7 +62,7 @@ export interface Teardown {
 }
 
 /** Random, below the ports that the kernel hands out, and free now. */
-async function freeBasePort(count = 40): Promise<number> {
+export async function freeBasePort(count = 40): Promise<number> {
   return poll(
     async () => {
       const base = 10_000 + 50 * Math.floor(Math.random() * 440);
@@ -94,6 +94,11 @@ export class TestCluster {
     const cluster = new TestCluster(dir, await freeBasePort(), options);
     test.teardown(() => cluster.clean());
     return cluster;
+  }
+
+  /** A cluster that somebody else made and cleans up. */
+  static at(dir: string, basePort: number): TestCluster {
+    return new TestCluster(dir, basePort, {});
   }
 
   static async start(test: Teardown, options: TestClusterOptions = {}): Promise<TestCluster> {
