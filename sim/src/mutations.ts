@@ -29,7 +29,6 @@ const processes = "sim/src/machine-processes.ts";
 const orchestrator = "sim/src/orchestrator-host.ts";
 const receiver = "sim/src/postgres-receiver.ts";
 const reads = "sim/src/postgres-reads.ts";
-const lease = "consensus/src/lease.ts";
 const observation = "consensus/src/observation.ts";
 
 function one(name: string, what: string, file: string, find: string, put: string): Mutation {
@@ -298,13 +297,7 @@ export const mutations: readonly Mutation[] = [
     "if (waitMs > 0) {",
     "if (waitMs > 1e9) {",
   ),
-  one(
-    "lease-of-an-older-leader",
-    "a coordinator that knows of an old leader only does not wait for the lease of a later one",
-    lease,
-    "leader !== undefined && leader.term >= newest.term",
-    "leader !== undefined && leader.term >= 0",
-  ),
+
   one(
     "elects-during-lease",
     "a candidate that had to fetch is told to lead although the lease still runs",

@@ -1,4 +1,6 @@
+import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import t from "tap";
 import { planOf, runPlan, runSeed, shrink, World } from "../src/index.ts";
 import { applyEdits, mutations } from "../src/mutations.ts";
@@ -78,6 +80,28 @@ t.test("a broken world is seen, and its script shrinks", (t) => {
   const shrunk = shrink({ ...plan, safetyMs: 200 }, "nothing");
   t.equal(shrunk.steps.length, plan.steps.length, "what does not fail is not cut down");
   t.equal(runPlan(shrunk).failure, null);
+  t.end();
+});
+
+t.test("a failure says how to see it again, and what matters of it", (t) => {
+  const program = fileURLToPath(new URL("../bin/sim.ts", import.meta.url));
+  const seeds = ["--seeds", "20", "--workers", "1", "--mutation", "candidacy-not-checked"];
+  const { status, stdout } = spawnSync(process.execPath, [program, ...seeds], { encoding: "utf8" });
+  t.equal(status, 1);
+  const found = /FAILED seed (\d+) at commit [0-9a-f]+: I1: /.exec(stdout);
+  t.ok(found, stdout.slice(0, 2_000));
+  const replay = `--seed ${found?.[1]} --mutation candidacy-not-checked`;
+  t.match(stdout, `replay: npm run sim -- ${replay}\n`);
+  t.match(stdout, /shrunk from \d+ to \d+ steps:\nworld /);
+  const again = spawnSync(process.execPath, [program, ...replay.split(" "), "--quiet"], { encoding: "utf8" });
+  t.match(
+    again.stdout,
+    new RegExp(`seed ${found?.[1]}: FAILED I1`),
+    "the command that was printed shows it again",
+  );
+  const unknown = spawnSync(process.execPath, [program, "--mutation", "none"], { encoding: "utf8" });
+  t.equal(unknown.status, 2);
+  t.match(unknown.stderr, "there is no mutation none");
   t.end();
 });
 
