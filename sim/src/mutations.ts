@@ -299,13 +299,6 @@ export const mutations: readonly Mutation[] = [
   ),
 
   one(
-    "elects-during-lease",
-    "a candidate that had to fetch is told to lead although the lease still runs",
-    coordinator,
-    "  electAfterLease(work, phase.plan);",
-    "  elect(work, phase.plan);",
-  ),
-  one(
     "lease-from-last-sending",
     "a lease is counted from the last heartbeat sent instead of the last one confirmed",
     quorum,
