@@ -4,6 +4,7 @@ import type { Server } from "node:http";
 import { parseArgs } from "node:util";
 import { codeOf, createLogger, messageOf } from "@quorate/common";
 import { type SidecarServer, startSidecarServer } from "@quorate/proto";
+import { registerBackupMetrics } from "./backup/backup-metrics.ts";
 import { BackupService } from "./backup/backup-service.ts";
 import { ConfigError, loadSidecarConfig } from "./config.ts";
 import { prepareEnvironment, releasePidFile, takePidFile } from "./environment.ts";
@@ -75,6 +76,7 @@ async function run(): Promise<void> {
     { node: config.node.id, cluster: config.cluster },
   );
   const { registry } = metrics;
+  if (backup !== undefined) registerBackupMetrics(registry, () => backup.report());
   // The ports are a second lock: nothing of Postgres is touched before they are ours.
   const grpc = await listening(`${config.host}:${config.ports.grpc} (ports.grpc)`, () =>
     startSidecarServer(
