@@ -80,7 +80,8 @@ async function leads(): Promise<boolean> {
 }
 
 t.test("a new cluster of one node", async (test) => {
-  const output = await quorate("up", "--nodes", "1", "--base-port", String(await freeBase()), "--detach");
+  const base = String(await freeBase());
+  const output = await quorate("up", "--nodes", "1", "--base-port", base, "--no-backup", "--detach");
   test.match(output, /postgresql:\/\/app:.*@127\.0\.0\.1:/);
   test.ok(await leads());
 });
