@@ -1,0 +1,143 @@
+/** Whoever reads the log without being in the quorum gets only what is committed, and can rely on it. */
+import path from "node:path";
+import { poll, runAsPostgres } from "@quorate/common";
+import { parseLsn } from "@quorate/consensus";
+import { type Test, test } from "tap";
+import { amcheck, contentsOf } from "../../tests/lib/contents.ts";
+import { begun, kinds, trio } from "../lib/anomaly.ts";
+import { type Cluster, expectOk, makeCluster, type Server } from "../lib/cluster.ts";
+import { freezeReceiver, majority, threeNodes, untilWaiting } from "../lib/three-nodes.ts";
+
+const connection = (server: Server) => ["-h", server.socketDirectory, "-p", "5432", "-U", "postgres"];
+
+const target = (server: Server) => ({
+  host: server.socketDirectory,
+  port: 5432,
+  user: "postgres",
+  database: "postgres",
+});
+
+for (const kind of kinds) {
+  test(`pg_recvlogical: ${kind}`, async (t) => {
+    const { n1, n2, n3, cluster } = await trio(t, kind, { settings: ["wal_level = logical"] });
+    await n1.sql("select pg_create_logical_replication_slot('cdc', 'test_decoding')");
+    const received: string[] = [];
+    const ended = new AbortController();
+    const program = runAsPostgres(
+      path.join(cluster.bin, "pg_recvlogical"),
+      [...connection(n1), "-d", "postgres", "--slot", "cdc", "--start", "-f", "-", "-F", "0"],
+      { signal: ended.signal, timeoutMs: 60_000, onOutput: (text) => received.push(text) },
+    ).catch(() => undefined);
+    t.teardown(async () => {
+      ended.abort();
+      await program;
+    });
+    const holds = (what: string) => poll(() => received.join("").includes(what), { what, timeoutMs: 10_000 });
+    await n1.sql("insert into t values (4711)");
+    await holds("4711");
+    for (const each of [n2, n3]) freezeReceiver(each);
+    await begun(n1, "insert into t values (4712)");
+    const got = await poll(() => received.join("").includes("4712"), {
+      what: "4712",
+      timeoutMs: 700,
+    }).catch(() => false);
+    t.equal(got, kind === "stock", "a change that isn't committed");
+  });
+}
+
+test("a physical observer has no byte that isn't committed, is told what is, and applies it", async (t) => {
+  const cluster = await makeCluster({ nodes: 3 });
+  t.teardown(() => cluster.dispose());
+  await Promise.all(cluster.servers.map((server) => server.start()));
+  const [n1, n2, n3] = ["n1", "n2", "n3"].map((id) => cluster.node(id)) as [Server, Server, Server];
+  await cluster.lead("n1", 2, "2(n1,n2)", ["n2"]);
+  const conninfo = n1.conninfoFor("n3").replace("quorate.member", "quorate.observer");
+  expectOk(await n3.ask({ cmd: "follow", term: 2, leader: "n1", conninfo }));
+  await n1.sql("create table t (a int)");
+  await n3.untilValue("select count(*) from t", "0");
+  const thaw = freezeReceiver(n2);
+  const client = await n1.connect();
+  const insert = client.query("insert into t values (1)");
+  await untilWaiting(n1, 1);
+  const { commitLsn } = await n1.status();
+  await n3.untilValue(`select (pg_last_wal_receive_lsn() = '${commitLsn}')::text`, "true");
+  t.equal(await n3.value("select count(*) from t"), "0");
+  t.match(await n1.status(), { waiting: 1 }, "it doesn't count");
+  thaw();
+  await insert;
+  await n3.untilValue("select count(*) from t", "1");
+});
+
+const lsnOf = (text: string | null | undefined): bigint => parseLsn(text ?? "") ?? 0n;
+
+test("WAL summaries end where what is committed ends", async (t) => {
+  const cluster = await threeNodes(t, majority, ["summarize_wal = on"]);
+  const [n1, n2, n3] = ["n1", "n2", "n3"].map((id) => cluster.node(id)) as [Server, Server, Server];
+  for (const each of [n2, n3]) freezeReceiver(each);
+  const client = await n1.connect();
+  client.query("insert into t select generate_series(1, 1000)").catch(() => undefined);
+  await untilWaiting(n1, 1);
+  const checkpoint = await n1.connect();
+  checkpoint.query("checkpoint").catch(() => undefined); // would make stock's summarizer write one
+  const { commitLsn } = await n1.status();
+  const deadlineMs = performance.now() + 2000;
+  while (performance.now() < deadlineMs) {
+    const state = await n1.sql("select pending_lsn, summarized_lsn from pg_get_wal_summarizer_state()");
+    for (const lsn of state[0] ?? []) t.ok(lsnOf(lsn) <= lsnOf(commitLsn), `${lsn} <= ${commitLsn}`);
+    await new Promise((resolve) => setTimeout(resolve, 250));
+  }
+});
+
+/** Replaces a stopped server's data directory, keeping its configuration. */
+async function replaceData(t: Test, cluster: Cluster, server: Server, from: string): Promise<void> {
+  await runAsPostgres("cp", [path.join(server.data, "postgresql.conf"), path.join(from, "postgresql.conf")]);
+  await runAsPostgres("rm", ["-rf", server.data]);
+  await runAsPostgres("mv", [from, server.data]);
+  t.comment(`${server.id} of ${cluster.dir} is the combined backup now`);
+}
+
+test("an incremental backup of one leader on a full one of its predecessor makes a node", async (t) => {
+  const cluster = await threeNodes(t, majority, ["summarize_wal = on"]);
+  const [n1, n2, n3] = ["n1", "n2", "n3"].map((id) => cluster.node(id)) as [Server, Server, Server];
+  const backup = (server: Server, name: string, ...more: string[]) =>
+    runAsPostgres(
+      path.join(cluster.bin, "pg_basebackup"),
+      [...connection(server), "-D", path.join(cluster.dir, name), "-c", "fast", "--no-sync", ...more],
+      { timeoutMs: 120_000 },
+    );
+  await n1.sql(`create extension amcheck; create table big as select g as a, repeat('x', 100) as b
+    from generate_series(1, 20000) g; create index on big (a)`);
+  await backup(n1, "full");
+  await n1.sql("update big set b = 'first leader' where a % 100 = 0");
+  await n2.untilValue("select count(*) from big where b = 'first leader'", "200");
+  // a tail that nobody else has goes into no backup
+  for (const each of [n2, n3]) freezeReceiver(each);
+  const client = await n1.connect();
+  client.query("update big set b = 'doomed' where a % 2 = 0").catch(() => undefined);
+  await n1.untilStatus("has a tail", ({ flushedLsn, commitLsn }) => lsnOf(flushedLsn) > lsnOf(commitLsn));
+  await n1.kill9();
+  for (const each of [n2, n3]) {
+    await each.kill9();
+    await each.start();
+  }
+  await cluster.lead("n2", 9, majority, ["n3"]);
+  await n1.start();
+  await cluster.follow("n1", "n2", 9);
+  await n2.sql("update big set b = 'second leader' where a % 100 = 1");
+  const manifest = path.join(cluster.dir, "full", "backup_manifest");
+  await backup(n2, "incremental", `--incremental=${manifest}`);
+  await runAsPostgres(path.join(cluster.bin, "pg_combinebackup"), [
+    ...["full", "incremental"].map((name) => path.join(cluster.dir, name)),
+    ...["-o", path.join(cluster.dir, "combined"), "--no-sync"],
+  ]);
+  await runAsPostgres(path.join(cluster.bin, "pg_verifybackup"), [path.join(cluster.dir, "combined")]);
+  await n2.sql("update big set b = 'after' where a % 100 = 2");
+  await n3.stop("immediate");
+  await replaceData(t, cluster, n3, path.join(cluster.dir, "combined"));
+  await n3.start();
+  await cluster.follow("n3", "n2", 9);
+  await n3.untilValue("select count(*) from big where b = 'after'", "200");
+  t.same(await contentsOf(target(n3)), await contentsOf(target(n2)));
+  t.same(await amcheck(target(n3)), []);
+  t.equal(await n3.value("select count(*) from big where b = 'second leader'"), "200");
+});
