@@ -26,6 +26,10 @@ export const sidecarErrors = defineErrors({
     means: "sidecar.json, cluster.json or something on the machine that they name is wrong.",
     todo: "Do what the message says; nothing was started or changed.",
   },
+  certificate_refused: {
+    means: "pgBackRest's TLS between nodes, or to the storage, was refused because of a certificate.",
+    todo: "Give both sides certificates of one authority and name the client in backup.tls.clients.",
+  },
   nothing_to_restore: {
     means: "No backup reaches the asked target.",
     todo: "Choose a target within what status shows as restorable.",

@@ -10,6 +10,7 @@ export type NodePaths = {
   readonly state: string;
   readonly promise: string;
   readonly memory: string;
+  readonly events: string;
   /** Written now and then, to see whether the disk works. */
   readonly diskCheck: string;
   readonly passFile: string;
@@ -31,6 +32,7 @@ export function nodePaths(root: string): NodePaths {
     state,
     promise: join(state, "promise.json"),
     memory: join(state, "node.json"),
+    events: join(state, "events.jsonl"),
     diskCheck: join(state, "disk-check"),
     passFile: join(run, "replication.pgpass"),
     run,

@@ -1,4 +1,5 @@
 /** The gRPC service: requests of coordinators and operators, put to the node. */
+import { messageOf } from "@quorate/common";
 import type { NodeAnswer, NodeRefusal, NodeRequest, Promised } from "@quorate/consensus";
 import { noTerm } from "@quorate/consensus";
 import type { Accepted, CallContext, Refused, Reply, SidecarHandlers } from "@quorate/proto";
@@ -118,6 +119,17 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
         : refuse("timeout", "Postgres was started but doesn't answer yet");
     },
 
+    async record({ event }) {
+      try {
+        await node.events.append(event);
+        return { ok: true, kept: true };
+      } catch (error) {
+        return refuse("not_recorded", messageOf(error));
+      }
+    },
+
+    events: async ({ limit }) => ({ ok: true, events: await node.events.read(limit) }),
+
     getStatus: async () => node.status(),
 
     watch: (request, subscription) => node.watchers.add(request, subscription),
@@ -136,6 +148,8 @@ function afterBegin(handlers: SidecarHandlers, begun: Promise<void>): SidecarHan
     quiesce: (request, context) => begun.then(() => handlers.quiesce(request, context)),
     bootstrap: (request, context) => begun.then(() => handlers.bootstrap(request, context)),
     control: (request, context) => begun.then(() => handlers.control(request, context)),
+    record: handlers.record,
+    events: handlers.events,
     getStatus: (context) => begun.then(() => handlers.getStatus(context)),
     watch: (request, subscription) => {
       void begun.then(() => {

@@ -30,6 +30,7 @@ import type { ControlStatus } from "./control-protocol.ts";
 import { DataDirectory } from "./data-directory.ts";
 import { DiskCheck } from "./disk-check.ts";
 import type { PostgresOwner } from "./environment.ts";
+import { EventLog } from "./event-log.ts";
 import { MemoryStore } from "./node-memory.ts";
 import type { NodePaths } from "./paths.ts";
 import { PromiseStore } from "./promise-store.ts";
@@ -95,6 +96,8 @@ export class SidecarNode {
   readonly #promises: PromiseStore;
   readonly memory: MemoryStore;
   readonly #disk: DiskCheck;
+  /** The audit trail, as coordinators told it. */
+  readonly events: EventLog;
   readonly #pending = new Map<string, Pending>();
   readonly #shutdown = new AbortController();
   readonly #begun: Promise<void>;
@@ -125,6 +128,7 @@ export class SidecarNode {
     });
     this.#promises = promises;
     this.memory = memory;
+    this.events = new EventLog(paths.events);
     this.#disk = new DiskCheck({
       file: paths.diskCheck,
       intervalMs: diskCheckIntervalMs,

@@ -75,7 +75,7 @@ export async function stopCluster(cluster: OpenCluster, progress: Progress): Pro
 
 /** Only what `up` and the nodes have made; a file of somebody else stays, and its directory with it. */
 export function purge(dir: string): void {
-  for (const name of ["nodes", "orchestrators", "secrets"]) {
+  for (const name of ["nodes", "orchestrators", "backup", "secrets"]) {
     rmSync(path.join(dir, name), { recursive: true, force: true });
   }
   for (const file of [paths.supervisorPid(dir), paths.supervisorLog(dir), paths.clusterFile(dir)]) {
@@ -90,6 +90,6 @@ export async function down(dir: string, options: { purge?: boolean }): Promise<v
   console.log(stopped ? "The cluster has stopped." : "The cluster did not run.");
   if (options.purge === true) {
     purge(dir);
-    console.log(`Its data in ${dir} is removed.`);
+    console.log(`Its data in ${dir} is removed, backups that lay there included.`);
   }
 }

@@ -25,10 +25,8 @@ const tlsSchema = z.strictObject({
 
 const posixSchema = z.strictObject({
   type: z.literal("posix"),
-  /** A directory that every node reaches (one machine, or a shared file system), or the path on `host`. */
+  /** A directory that every node reaches: on one machine, or a shared file system. */
   path: pathSchema,
-  /** The repository lies on another machine, where pgBackRest's server listens (TLS). */
-  host: z.strictObject({ address: z.string().min(1), port: portSchema.default(8432) }).optional(),
 });
 
 const s3Schema = z.strictObject({
@@ -130,7 +128,7 @@ export function absoluteBackupConfig(config: BackupConfig, at: (path: string) =>
               : { keySecretFile: at(repository.keySecretFile) }),
             ...(repository.caFile === undefined ? {} : { caFile: at(repository.caFile) }),
           }
-        : { ...repository, path: repository.host === undefined ? at(repository.path) : repository.path },
+        : { ...repository, path: at(repository.path) },
     cipherKeyFile: cipherKeyFile === null ? null : at(cipherKeyFile),
     ...(tls === undefined
       ? {}

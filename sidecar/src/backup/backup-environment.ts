@@ -67,7 +67,7 @@ export function prepareBackup(options: PrepareOptions): void {
     throw new ConfigError(`can't prepare ${paths.root}: ${messageOf(error)}`);
   }
   const { repository } = backup;
-  if (repository.type !== "posix" || repository.host !== undefined) {
+  if (repository.type !== "posix") {
     makeDirectory(paths.lock, owner);
     return;
   }

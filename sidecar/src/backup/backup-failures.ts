@@ -23,6 +23,12 @@ const patterns: readonly Pattern[] = [
     todo: "make room where the repository lies, or lower backup.retention in sidecar.json; archiving goes on by itself",
   },
   {
+    code: "certificate_refused",
+    match: /unable to verify certificate|certificate verify failed|access denied for client|TLS error/i,
+    says: "the other side of a TLS connection doesn't accept the certificate, or its own can't be trusted",
+    todo: "see that both sides have certificates of one authority (backup.tls.caFile) and that backup.tls.clients names the client",
+  },
+  {
     code: "wrong_repository_key",
     match:
       /key\/value found outside of section|unable to (?:decrypt|flush)|CryptoError|cipher (?:header|type)|invalid checksum, actual .* but expected|SignatureDoesNotMatch|InvalidAccessKeyId|AccessDenied|403 \(Forbidden\)/i,
@@ -59,7 +65,7 @@ const patterns: readonly Pattern[] = [
   {
     code: "repository_unreachable",
     match:
-      /HostConnectError|unable to connect|timeout connecting|Connection refused|unable to get address|ServiceError|unable to find a valid repository|FileMissingError|PathMissingError|unable to (?:open|create|list|sync|get info for) (?:missing )?(?:file|path)|Permission denied|Input\/output error|Stale file handle|Read-only file system|TLS error/i,
+      /HostConnectError|unable to connect|timeout connecting|Connection refused|unable to get address|ServiceError|unable to find a valid repository|FileMissingError|PathMissingError|unable to (?:open|create|list|sync|get info for) (?:missing )?(?:file|path)|Permission denied|Input\/output error|Stale file handle|Read-only file system/i,
     says: "the repository can't be reached",
     todo: "see that the path, host or bucket of backup.repository exists and that Postgres's user may write there; it is tried again",
   },

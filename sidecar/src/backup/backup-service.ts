@@ -32,6 +32,7 @@ import { BackupError, Pgbackrest } from "./pgbackrest.ts";
 import { type BackupPaths, backupPaths, type LocalPostgres, type RemotePostgres } from "./pgbackrest-conf.ts";
 import type { Backup, RepositoryInfo } from "./repository-info.ts";
 import { lookForRestore, restoreData } from "./restore-data.ts";
+import { TlsServer } from "./tls-server.ts";
 import { defaultSegmentBytes } from "./wal-archive.ts";
 
 export type BackupServiceOptions = {
@@ -60,6 +61,7 @@ export class BackupService {
   readonly #pgbackrest: Pgbackrest;
   readonly #peers: Peers;
   readonly #alarms = new Alarms();
+  readonly #server: TlsServer | null;
   readonly #shutdown = new AbortController();
   readonly #startedAtMs = Date.now();
   #status: () => NodeStatus = () => {
@@ -98,6 +100,16 @@ export class BackupService {
       owner: options.owner,
     });
     this.#peers = options.peers ?? new Peers();
+    this.#server =
+      config.backup.tls === undefined
+        ? null
+        : new TlsServer({
+            command: config.backup.pgbackrest,
+            conf: this.#paths.conf,
+            osUser: config.postgres.osUser,
+            cwd: this.#paths.root,
+            logger: options.logger,
+          });
   }
 
   /** Directories, configuration, scripts. Throws ConfigError. */
@@ -123,6 +135,7 @@ export class BackupService {
         });
     };
     this.#timer = setTimeout(next, 0);
+    this.#server?.start();
   }
 
   async end(): Promise<void> {
@@ -131,6 +144,7 @@ export class BackupService {
     await this.#ticking;
     await this.#work;
     this.#peers.close();
+    await this.#server?.end();
   }
 
   /** Right after initdb: the first segment that is full finds its place. Failing is no reason not to go on. */

@@ -23,7 +23,7 @@ export type BackupPaths = {
 export function backupPaths(nodeRoot: string, config: BackupConfig): BackupPaths {
   const root = `${nodeRoot}/backup`;
   const { repository } = config;
-  const local = repository.type === "posix" && repository.host === undefined;
+  const local = repository.type === "posix";
   return {
     root,
     conf: `${root}/pgbackrest.conf`,
@@ -54,15 +54,13 @@ export type BackupSecrets = {
 /** The repository's own directory; beside it lies the lock. */
 export function repositoryPath(config: BackupConfig): string {
   const { repository } = config;
-  return repository.type === "posix" && repository.host === undefined
-    ? `${repository.path}/repository`
-    : repository.path;
+  return repository.type === "posix" ? `${repository.path}/repository` : repository.path;
 }
 
 type Lines = readonly (readonly [string, string | number])[];
 
 function repositoryLines(config: BackupConfig, secrets: BackupSecrets): Lines {
-  const { repository, tls } = config;
+  const { repository } = config;
   if (repository.type === "s3")
     return [
       ["repo1-type", "s3"],
@@ -81,23 +79,7 @@ function repositoryLines(config: BackupConfig, secrets: BackupSecrets): Lines {
       ...(repository.caFile === undefined ? [] : ([["repo1-storage-ca-file", repository.caFile]] as const)),
       ...(repository.verifyTls ? [] : ([["repo1-storage-verify-tls", "n"]] as const)),
     ];
-  if (repository.host === undefined) return [["repo1-path", repositoryPath(config)]];
-  return [
-    ["repo1-host", repository.host.address],
-    ["repo1-host-port", repository.host.port],
-    ["repo1-host-type", "tls"],
-    ...(tls === undefined
-      ? []
-      : ([
-          ["repo1-host-cert-file", tls.certFile],
-          ["repo1-host-key-file", tls.keyFile],
-          ["repo1-host-ca-file", tls.caFile],
-        ] as const)),
-  ];
-}
-
-function onRepositoryHost(config: BackupConfig): boolean {
-  return config.repository.type === "posix" && config.repository.host !== undefined;
+  return [["repo1-path", repositoryPath(config)]];
 }
 
 function retentionLines({ retention }: BackupConfig): Lines {
@@ -134,7 +116,7 @@ export type ConfInput = {
 export function pgbackrestConf({ config, stanza, paths, postgres, secrets, host }: ConfInput): string {
   const archiveAsync = config.archive.async ?? config.repository.type === "s3";
   const cipher: Lines =
-    secrets.cipherKey === null || onRepositoryHost(config)
+    secrets.cipherKey === null
       ? []
       : [
           ["repo1-cipher-type", "aes-256-cbc"],
@@ -143,14 +125,10 @@ export function pgbackrestConf({ config, stanza, paths, postgres, secrets, host 
   const global: Lines = [
     ...repositoryLines(config, secrets),
     ...cipher,
-    ...(onRepositoryHost(config) ? [] : retentionLines(config)),
+    ...retentionLines(config),
     // One file for many small ones, and only the changed parts of big ones.
-    ...(onRepositoryHost(config)
-      ? []
-      : ([
-          ["repo1-bundle", "y"],
-          ["repo1-block", "y"],
-        ] as const)),
+    ["repo1-bundle", "y"],
+    ["repo1-block", "y"],
     ["log-path", paths.log],
     ["spool-path", paths.spool],
     ["lock-path", paths.lock],

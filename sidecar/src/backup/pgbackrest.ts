@@ -77,7 +77,7 @@ export class Pgbackrest {
 
   async #freeBytes(): Promise<number | null> {
     const { repository } = this.#options.config;
-    if (repository.type !== "posix" || repository.host !== undefined) return null;
+    if (repository.type !== "posix") return null;
     try {
       const { bavail, bsize } = await statfs(repositoryPath(this.#options.config));
       return bavail * bsize;
