@@ -16,6 +16,20 @@ t.test("switchover --to each node in turn", async (test) => {
       await nextAck(append);
       await cluster.waitUntilWhole();
     }
+    // Each is in the trail of every node, so that it survives the loss of all but one.
+    const trail = await quorate("events", "--json", "--dir", cluster.dir);
+    const recorded = JSON.parse(trail.stdout) as {
+      id: string;
+      row: string;
+      outcome: string;
+      inputs: unknown;
+    }[];
+    test.match(
+      recorded.filter(({ row }) => row === "switchover").map(({ outcome }) => outcome),
+      [...others, first].map((to) => `${to} leads`),
+    );
+    const why = await quorate("events", recorded[0]?.id ?? "", "--dir", cluster.dir);
+    test.match(why.stdout, /decided from.*n1: connected; running/s);
     const again = await quorate("switchover", "--to", first, "--dir", cluster.dir);
     test.not(again.code, 0, "to the present leader is refused");
     test.match(again.stderr, /leads already/);

@@ -32,6 +32,7 @@ async function main(): Promise<void> {
   const metrics = new Metrics({ cluster: config.cluster, orchestrator: config.id, zone: config.zone });
   const orchestrator = new Orchestrator({
     id,
+    name: config.id,
     zone: config.zone,
     addresses: config.nodes,
     log,

@@ -22,6 +22,7 @@ import {
   type Term,
 } from "@quorate/consensus";
 import { addressesOf } from "./addresses.ts";
+import { AuditTrail, inputsOf } from "./events.ts";
 import { look, type Memory, noMemory } from "./observe.ts";
 import { type Repair, type RepairResult, repair } from "./repairs.ts";
 import { type CohortEvent, CohortWatcher } from "./shell/cohort-watcher.ts";
@@ -37,6 +38,8 @@ export interface Listener {
 
 export interface OrchestratorOptions {
   readonly id: CoordinatorId;
+  /** For people: the id without what makes it unique. */
+  readonly name?: string;
   readonly zone: string;
   readonly addresses: readonly string[];
   readonly log: Logger;
@@ -72,6 +75,7 @@ export class Orchestrator {
   readonly #watcher: CohortWatcher;
   readonly #shell: CoordinatorShell;
   readonly #busy = new Map<NodeId, Busy>();
+  readonly #audit: AuditTrail;
   readonly #told = new Map<string, string>();
   #memory: Memory = noMemory;
   #detector: DetectorState = initialDetector;
@@ -91,6 +95,12 @@ export class Orchestrator {
       watcher: options.id,
       nowMs: this.#nowMs,
       onEvent: (event) => this.#onEvent(event),
+    });
+    this.#audit = new AuditTrail({
+      by: options.name ?? options.id,
+      coordinator: options.id,
+      nodes: () => this.#connected(),
+      client: (node) => this.#watcher.client(node),
     });
     const { listener } = options;
     this.#shell = new CoordinatorShell({
@@ -112,6 +122,11 @@ export class Orchestrator {
     clearTimeout(this.#timer);
     this.#shell.abandon("the orchestrator stops");
     this.#watcher.close();
+  }
+
+  #connected(): NodeId[] {
+    const nodes = [...(this.#observation?.nodes.values() ?? [])];
+    return nodes.filter(({ link }) => link === "connected").map(({ id }) => id);
   }
 
   get observation(): Observation | undefined {
@@ -251,6 +266,17 @@ export class Orchestrator {
     });
     const durationMs = Math.round(this.#nowMs() - startedMs);
     listener?.change(outcome, durationMs);
+    this.#record({
+      kind: "leader_change",
+      row: decision.row,
+      reason: decision.reason,
+      outcome:
+        outcome.kind === "established" ? `${outcome.leader} leads term ${outcome.term}` : outcome.reason,
+      ok: outcome.kind === "established",
+      durationMs,
+      term: outcome.term,
+      inputs: inputsOf(observation),
+    });
     if (outcome.kind === "established") {
       const { term, leader } = outcome;
       log.info({ term, leader, durationMs }, `${leader} leads term ${term}`);
@@ -283,9 +309,27 @@ export class Orchestrator {
     if (did !== undefined || !ok) listener?.repair(node, action, ok);
     if (!ok) log.warn({ ...fields, problem }, `could not repair ${node}: ${reason}`);
     else if (did !== undefined) log.info(fields, `${did}: ${reason}`);
+    if (did !== undefined || (!ok && failures === 0))
+      this.#record({
+        kind: "repair",
+        row,
+        reason,
+        outcome: problem ?? did ?? "",
+        ok,
+        durationMs,
+        node,
+        inputs: inputsOf(observation),
+      });
     const now = ok ? 0 : failures + 1;
     this.#busy.set(node, { untilMs: this.#nowMs() + repairPauseMs(now), failures: now });
     this.#consider();
+  }
+
+  /** Told to every node in reach, and waited for by nobody. */
+  #record(event: Parameters<AuditTrail["record"]>[0]): void {
+    void this.#audit.record(event).then((count) => {
+      if (count === 0) this.#options.log.warn({ event }, "no node keeps this event");
+    });
   }
 
   /** For the sake of a repair: an ordinary leader change to this node. */

@@ -53,6 +53,7 @@ export class FakeNode {
   readonly id: NodeId;
   readonly zone: string;
   readonly calls: string[] = [];
+  readonly events: string[] = [];
   promise: { term: Term; coordinator: CoordinatorId } | undefined;
   postgres: PostgresState = "absent";
   state: ExtensionState = "fenced";
@@ -406,6 +407,11 @@ export class FakeCluster {
         node.push();
         return { ok: true, status: node.status() };
       },
+      record: async ({ event }) => {
+        node.events.push(event);
+        return { ok: true, kept: true };
+      },
+      events: async ({ limit }) => ({ ok: true, events: node.events.slice(-limit) }),
       getStatus: async () => node.status(),
       watch: ({ intervalMs }, subscription) => {
         node.watchers.add(subscription);

@@ -1,4 +1,6 @@
+import { createLogger, poll } from "@quorate/common";
 import t from "tap";
+import { planNode } from "../src/cluster/membership.ts";
 import {
   allPorts,
   contradiction,
@@ -7,6 +9,7 @@ import {
   parseZones,
   planCluster,
 } from "../src/cluster/plan.ts";
+import { Supervised } from "../src/cluster/supervised.ts";
 
 const base = { cluster: "main", binDir: "/bin" };
 
@@ -70,4 +73,26 @@ t.test("an existing cluster is only started as it is", async (test) => {
   test.match(contradiction(plan, { zones: ["x", "y", "z"] }), /zones are a,b,c/);
   test.match(contradiction(plan, { policy: "any-n" }), /policy is majority/);
   test.match(contradiction(plan, { basePort: 7000 }), /base port is 6000/);
+});
+
+t.test("a child whose log can't be opened is started all the same", async (test) => {
+  const log = createLogger({ name: "test", level: "silent" });
+  const spec = { name: "x", args: ["-e", "process.exit(2)"], logFile: "/nonexistent/directory/x.log" };
+  const child = new Supervised(spec, { log, fatalCodes: new Set([2]) });
+  child.start();
+  await poll(() => child.pid === undefined, { what: "it to run and end", timeoutMs: 20_000 });
+  test.pass();
+});
+
+t.test("a node that is added gets a free name, free ports and the emptiest zone", async (test) => {
+  const file = planCluster({ cluster: "c", binDir: "/b", nodes: 4, zones: ["a", "b", "c"], basePort: 5500 });
+  const node = planNode({ file }, {});
+  test.match(node, { id: "n5", zone: "b", ports: { postgres: 5505, grpc: 5515, http: 5525 } });
+  const without = { file: { ...file, nodes: file.nodes.filter(({ id }) => id !== "n2") } };
+  test.match(planNode(without, { zone: "z", observer: true }), { id: "n5", zone: "z", observer: true });
+  const ports = planNode(without, { id: "n2" }).ports;
+  const taken = new Set(without.file.nodes.flatMap((each) => Object.values(each.ports)));
+  test.notOk(Object.values(ports).some((port) => taken.has(port)));
+  test.throws(() => planNode({ file }, { id: "n2" }), /already/);
+  test.throws(() => planNode({ file }, { id: "N!" }), /no node id/);
 });

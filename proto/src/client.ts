@@ -64,6 +64,8 @@ export type SidecarClient = {
   quiesce(request: t.QuiesceRequest, limits?: CallLimits): Promise<t.Reply<t.Quiesced>>;
   bootstrap(request: t.BootstrapRequest, limits?: CallLimits): Promise<t.Reply<t.Bootstrapped>>;
   control(request: t.ControlRequest, limits?: CallLimits): Promise<t.Reply<t.Controlled>>;
+  record(request: t.RecordRequest, limits?: CallLimits): Promise<t.Reply<t.Recorded>>;
+  events(request: t.EventsRequest, limits?: CallLimits): Promise<t.Reply<t.Events>>;
   getStatus(limits?: CallLimits): Promise<t.NodeStatus>;
   /** Returns a function that cancels the watch. */
   watch(options: WatchOptions, handlers: WatchHandlers): () => void;
@@ -80,6 +82,8 @@ const defaultDeadlineMs = {
   follow: 30_000,
   bootstrap: 120_000,
   control: 60_000,
+  record: 3_000,
+  events: 5_000,
   getStatus: 3_000,
 } as const;
 
@@ -159,6 +163,8 @@ export function connectSidecar(address: string, options: ConnectOptions = {}): S
     bootstrap: (r, limits = {}) =>
       call("bootstrap", codecs.bootstrap, r, limits, defaultDeadlineMs.bootstrap),
     control: (r, limits = {}) => call("control", codecs.control, r, limits, defaultDeadlineMs.control),
+    record: (r, limits = {}) => call("record", codecs.record, r, limits, defaultDeadlineMs.record),
+    events: (r, limits = {}) => call("events", codecs.events, r, limits, defaultDeadlineMs.events),
     getStatus: (limits = {}) =>
       call(
         "getStatus",

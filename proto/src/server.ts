@@ -34,6 +34,8 @@ export type SidecarHandlers = {
   quiesce(request: t.QuiesceRequest, context: CallContext): Promise<t.Reply<t.Quiesced>>;
   bootstrap(request: t.BootstrapRequest, context: CallContext): Promise<t.Reply<t.Bootstrapped>>;
   control(request: t.ControlRequest, context: CallContext): Promise<t.Reply<t.Controlled>>;
+  record(request: t.RecordRequest, context: CallContext): Promise<t.Reply<t.Recorded>>;
+  events(request: t.EventsRequest, context: CallContext): Promise<t.Reply<t.Events>>;
   getStatus(context: CallContext): Promise<t.NodeStatus>;
   /** Called once per watcher; the subscription's signal says when it is over. */
   watch(request: t.WatchRequest, subscription: Subscription): void;
@@ -101,6 +103,8 @@ export async function startSidecarServer(
     quiesce: unary("quiesce", codecs.quiesce, handlers.quiesce),
     bootstrap: unary("bootstrap", codecs.bootstrap, handlers.bootstrap),
     control: unary("control", codecs.control, handlers.control),
+    record: unary("record", codecs.record, handlers.record),
+    events: unary("events", codecs.events, handlers.events),
     getStatus: unary("getStatus", { request: emptyRequest, reply: statusCodec }, (_, context) =>
       handlers.getStatus(context),
     ),

@@ -91,6 +91,12 @@ export type ControlAction = "start" | "stop" | "restart" | "kill";
 export type ControlRequest = { readonly action: ControlAction };
 export type Controlled = { readonly status: NodeStatus };
 
+/** A JSON object in one line. */
+export type RecordRequest = { readonly event: string };
+export type Recorded = { readonly kept: boolean };
+export type EventsRequest = { readonly limit: number };
+export type Events = { readonly events: readonly string[] };
+
 export type WatchRequest = { readonly watcher: string; readonly intervalMs: number };
 
 /** What the sidecar knows of the Postgres process. */

@@ -277,6 +277,14 @@ export const codecs = {
     request: plain<t.ControlRequest>(z.object({ action: z.enum(["start", "stop", "restart", "kill"]) })),
     reply: reply<t.Controlled>(z.object({ status: nodeStatus }), (r) => ({ status: putStatus(r.status) })),
   },
+  record: {
+    request: plain<t.RecordRequest>(z.object({ event: text.min(2) })),
+    reply: reply<t.Recorded>(z.object({ kept: z.boolean() }), (r) => ({ ...r })),
+  },
+  events: {
+    request: plain<t.EventsRequest>(z.object({ limit: uint32 })),
+    reply: reply<t.Events>(z.object({ events: z.array(text) }), (r) => ({ ...r })),
+  },
   watch: {
     request: plain<t.WatchRequest>(z.object({ watcher: text, intervalMs: uint32 })),
     reply: statusCodec,

@@ -121,6 +121,8 @@ const handlers: SidecarHandlers = {
   quiesce: async () => ({ ok: true, lsn: null }),
   bootstrap: async () => ({ ok: true, systemIdentifier: "1" }),
   control: async () => ({ ok: true, status: nothingKnown }),
+  record: async () => ({ ok: true, kept: true }),
+  events: async ({ limit }) => ({ ok: true, events: ['{"id":"a"}', String(limit)] }),
   getStatus: async () => status,
   watch: (_request, subscription) => {
     subscription.send(status);

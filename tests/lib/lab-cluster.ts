@@ -252,6 +252,9 @@ export class LabCluster {
   async powerOff(id: string): Promise<() => Promise<void>> {
     const reconnect = await this.net.block({ from: id, to: "*" }, { from: "*", to: id });
     const disk = paths.node(this.open.dir, id);
+    // Nobody acts on the errors of a disk that is gone.
+    const sidecar = this.#children.get(id)?.pid;
+    this.signal([...(sidecar === undefined ? [] : [sidecar]), ...this.postgresPids(id)], "SIGSTOP");
     await runFile("perl", ["-e", shutdownScript, disk]);
     await this.halt(id);
     const postgres = this.postgresPids(id);

@@ -96,6 +96,15 @@ export async function failover(dir: string, options: { to?: string }): Promise<v
       { reason: "an operator asked for a failover", candidate: to },
       changeTimeoutMs,
     );
+    await session.record({
+      kind: "planned",
+      row: "failover",
+      reason: "an operator asked for a failover",
+      outcome: outcome.kind === "failed" ? outcome.reason : `${outcome.leader} leads term ${outcome.term}`,
+      ok: outcome.kind === "established",
+      durationMs: Math.round(performance.now() - situation.startedMs),
+      node: to,
+    });
     if (outcome.kind === "failed") throw orchestratorErrors.error("leader_change_failed", outcome.reason);
     await regroup(situation);
   });
@@ -118,12 +127,23 @@ export async function switchover(dir: string, options: { to?: string }): Promise
 }
 
 /** In good order; undefined when it worked, else why not (then the old leader goes on). */
-export function handOver(
+export async function handOver(
   session: CohortSession,
   leader: NodeStatus,
   to: NodeId,
 ): Promise<string | undefined> {
-  return new PlannedChange(session, leader, to).run();
+  const startedMs = performance.now();
+  const problem = await new PlannedChange(session, leader, to).run();
+  await session.record({
+    kind: "planned",
+    row: "switchover",
+    reason: `an operator hands leadership over from ${leader.node}`,
+    outcome: problem ?? `${to} leads`,
+    ok: problem === undefined,
+    durationMs: Math.round(performance.now() - startedMs),
+    node: to,
+  });
+  return problem;
 }
 
 /** The shell of the core's planned change. */

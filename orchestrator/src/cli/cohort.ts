@@ -105,7 +105,16 @@ async function reach(session: CohortSession, goal: CohortGoal): Promise<void> {
       coordinator: session.id,
       changeLeader: (from: NodeId, to: NodeId) => change(session, from, to),
     };
+    const startedMs = performance.now();
     const problem = await performStep(step, tools).catch(messageOf);
+    await session.record({
+      kind: "planned",
+      row: step.kind,
+      reason: step.reason,
+      outcome: problem ?? describeStep(step),
+      ok: problem === undefined,
+      durationMs: Math.round(performance.now() - startedMs),
+    });
     if (problem !== undefined) tell(`trying again: ${problem}`);
     await session.nextEvent(afterStepMs);
   }

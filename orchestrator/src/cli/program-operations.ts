@@ -2,7 +2,7 @@
 import { Argument, type Command, Option } from "commander";
 import { resolveDir } from "../cluster/files.ts";
 import { absolutePolicy } from "../policy-module.ts";
-import { setting, verb } from "./program-parts.ts";
+import { positiveInteger, setting, verb } from "./program-parts.ts";
 
 function planned(command: Command): Command {
   return command
@@ -15,6 +15,7 @@ function group(program: Command, name: string, summary: string): Command {
 }
 
 export function addOperations(program: Command): void {
+  addEvents(program);
   addNodeOperations(group(program, "node", "add, remove, restart nodes"));
   addClusterOperations(group(program, "cluster", "restart or configure the whole cluster, node by node"));
   planned(
@@ -28,6 +29,24 @@ export function addOperations(program: Command): void {
     const { changePolicy } = await import("./cohort.ts");
     await changePolicy(resolveDir(dir), policy, options);
   });
+}
+
+export function addEvents(program: Command): void {
+  verb(
+    program,
+    "events",
+    "the audit trail: what was decided and done, by whom and why; with an id, what was seen then",
+    "quorate events --lines 20",
+  )
+    .argument("[id]", "one event: everything that it was decided from")
+    .addOption(
+      new Option("-n, --lines <count>", "the newest so many (default: 50)").argParser(positiveInteger),
+    )
+    .option("--json", "for programs: one JSON array, or one object with an id")
+    .action(async (id: string | undefined, { dir, ...options }) => {
+      const { events } = await import("./events.ts");
+      await events(resolveDir(dir), id, options);
+    });
 }
 
 function addNodeOperations(node: Command): void {

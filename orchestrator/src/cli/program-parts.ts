@@ -1,6 +1,12 @@
 // What the verbs have in common.
 import { type Command, InvalidArgumentError, Option } from "commander";
 
+export function positiveInteger(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("Give a whole number from 1 on.");
+  return value;
+}
+
 export function setting(text: string, previous: Record<string, string> = {}): Record<string, string> {
   const equals = text.indexOf("=");
   if (equals < 1) throw new InvalidArgumentError("Write name=value, like shared_buffers=256MB.");

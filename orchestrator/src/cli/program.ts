@@ -1,6 +1,6 @@
 // The verbs of `quorate`, their options and their help; what they do is in the files beside this one.
 import type { ControlAction } from "@quorate/proto";
-import { Argument, Command, InvalidArgumentError, Option } from "commander";
+import { Argument, Command, Option } from "commander";
 import { resolveDir } from "../cluster/files.ts";
 import {
   defaultBasePort,
@@ -13,19 +13,13 @@ import {
 } from "../cluster/plan.ts";
 import { absolutePolicy } from "../policy-module.ts";
 import { addOperations } from "./program-operations.ts";
-import { setting, verb } from "./program-parts.ts";
+import { positiveInteger, setting, verb } from "./program-parts.ts";
 
 /** Sets the exit code; a verb that throws ends with 1. */
 export type Exit = (code: number) => void;
 
 interface DirOption {
   readonly dir?: string;
-}
-
-function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("Give a whole number from 1 on.");
-  return value;
 }
 
 export function buildProgram(exit: Exit): Command {

@@ -46,20 +46,33 @@ export class Supervised {
   }
 
   start(): void {
-    const output = openSync(this.spec.logFile, "a");
+    const output = this.#openLog();
     this.#startedAtMs = performance.now();
     const { through = [], args } = this.spec;
     const [program = process.execPath, ...rest] = [...through, process.execPath, ...args];
     const child = spawn(program, rest, {
-      stdio: ["ignore", output, output],
+      stdio: ["ignore", output ?? "ignore", output ?? "ignore"],
       detached: true, // its own session: a terminal's Ctrl-C must not reach it
       cwd: "/",
     });
-    closeSync(output);
+    if (output !== undefined) closeSync(output);
     this.#child = child;
     child.once("error", (error) => this.#ended(`could not start: ${error.message}`, undefined));
     child.once("exit", (code, signal) => this.#ended(signal ?? `exit code ${code}`, code ?? undefined));
     this.#options.log.info({ child: this.spec.name, childPid: child.pid }, "started");
+  }
+
+  /** A disk that takes no log is no reason to leave a node alone. */
+  #openLog(): number | undefined {
+    try {
+      return openSync(this.spec.logFile, "a");
+    } catch (error) {
+      this.#options.log.error(
+        { child: this.spec.name, err: error },
+        "its log can't be written; it runs without",
+      );
+      return undefined;
+    }
   }
 
   /** SIGTERM, and SIGKILL when the time is over. Never restarted after this call. */

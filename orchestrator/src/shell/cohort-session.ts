@@ -12,6 +12,7 @@ import {
 } from "@quorate/consensus";
 import type { NodeStatus, SidecarClient } from "@quorate/proto";
 import { addressesOf } from "../addresses.ts";
+import { AuditTrail, inputsOf } from "../events.ts";
 import { look, type Memory, noMemory } from "../observe.ts";
 import { CohortWatcher, type WatchedNode } from "./cohort-watcher.ts";
 import { CoordinatorShell, type NodeDirectory } from "./coordinator-shell.ts";
@@ -28,6 +29,7 @@ export class CohortSession {
   readonly #watcher: CohortWatcher;
   readonly #waiters = new Set<() => void>();
   #memory: Memory = noMemory;
+  #events = 0;
 
   constructor(options: SessionOptions) {
     this.id = coordinatorId(`cli-${randomBytes(6).toString("hex")}`);
@@ -57,6 +59,17 @@ export class CohortSession {
       return status === undefined ? undefined : { host: status.host, port: status.pgPort };
     },
   };
+
+  /** Into the audit trail of every node in reach. */
+  async record(event: Parameters<AuditTrail["record"]>[0]): Promise<void> {
+    const trail = new AuditTrail({
+      by: "operator",
+      coordinator: coordinatorId(`${this.id}-${this.#events++}`),
+      nodes: () => this.statuses().map(({ node }) => node),
+      client: (node) => this.client(node),
+    });
+    await trail.record({ ...event, inputs: inputsOf(this.observation()) });
+  }
 
   watched(): WatchedNode[] {
     return this.#watcher.views();
