@@ -64,6 +64,7 @@ export function viewOf(status: NodeStatus, ruleset: Ruleset | null): NodeView {
     operatorStopped: status.operatorStopped,
     flushedLsn: status.flushedLsn,
     diskStuckMs: status.diskStuckMs,
+    controlAgeMs: status.controlAgeMs,
   };
 }
 

@@ -1,6 +1,7 @@
 // orchestrator.json: what one orchestrator needs to know. One node's address is enough; the others are found.
 import { readFileSync } from "node:fs";
 import { messageOf } from "@quorate/common";
+import { defaultDetectorOptions } from "@quorate/consensus";
 import { z } from "zod";
 import { orchestratorErrors } from "./error-codes.ts";
 
@@ -15,6 +16,8 @@ export const orchestratorConfigSchema = z.strictObject({
   nodes: z.array(addressSchema).min(1),
   /** A leader that was not heard of for so long is replaced; members hear of it every 250 ms. */
   silentMs: z.number().int().min(500).max(60_000).default(1_200),
+  /** So many leader changes within a minute before inferred reasons need more and more patience (a flapping link). */
+  dampFree: z.number().int().min(0).max(1_000_000).default(defaultDetectorOptions.dampFree),
   /** Texts of policies as for `quorate up --policy`, where one is a module of the user's. */
   policies: z.array(z.string().min(1)).default([]),
   logLevel: z.enum(["trace", "debug", "info", "warn", "error"]).default("info"),

@@ -38,7 +38,7 @@ async function main(): Promise<void> {
     log,
     listener: metrics,
     policies: knownPolicies(config.policies),
-    detector: { ...defaultDetectorOptions, silentMs: config.silentMs },
+    detector: { ...defaultDetectorOptions, silentMs: config.silentMs, dampFree: config.dampFree },
   });
   const server = await startHttp(config.host, config.httpPort, {
     health: () => {

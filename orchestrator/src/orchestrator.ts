@@ -15,6 +15,7 @@ import {
   formatPosition,
   highestTerm,
   initialDetector,
+  leaderOf,
   type NodeId,
   type Observation,
   type Outcome,
@@ -258,9 +259,11 @@ export class Orchestrator {
     const { log, listener } = this.#options;
     const startedMs = this.#nowMs();
     log.info({ row: decision.row, rank: observation.rank }, `changing the leader: ${decision.reason}`);
+    const claim = leaderOf(observation);
     const outcome = await this.#shell.change({
       reason: decision.reason,
       rulesets: observation.rulesets,
+      ...(claim === null ? {} : { leader: { node: claim.id, term: claim.term } }),
       highestTerm: highestTerm(observation),
       jitter: this.#random(),
     });

@@ -15,6 +15,7 @@ import {
   type OpenCluster,
   paths,
   writeCluster,
+  writeJson,
 } from "@quorate/orchestrator/cluster/files.ts";
 import { planCluster } from "@quorate/orchestrator/cluster/plan.ts";
 import { livePid } from "@quorate/orchestrator/cluster/processes.ts";
@@ -46,8 +47,8 @@ export interface LabOptions {
   readonly nodes?: number;
   readonly zones?: readonly string[];
   readonly policy?: string;
-  /** For a control run: environment variables of sidecars and orchestrators. */
-  readonly env?: Readonly<Record<string, string>>;
+  /** Off by default: every fault is to be met without regard to those before. */
+  readonly damping?: boolean;
 }
 
 export class LabCluster {
@@ -92,6 +93,7 @@ export class LabCluster {
     test.teardown(() => cluster.#clean());
     for (const { id } of file.nodes) await cluster.#makeDisk(id);
     writeCluster(dir, file, labSettings);
+    if (options.damping !== true) cluster.#withoutDamping();
     await runFile("sync");
     for (const id of cluster.ids) cluster.startSidecar(id);
     for (const id of cluster.orchestrators) cluster.startOrchestrator(id);
@@ -290,6 +292,14 @@ export class LabCluster {
     const { bavail, bsize } = statfsSync(paths.node(this.open.dir, id));
     await runFile("fallocate", ["-l", String(bavail * bsize), ballast]).catch(() => undefined);
     return async () => rmSync(ballast, { force: true });
+  }
+
+  #withoutDamping(): void {
+    for (const id of this.orchestrators) {
+      const name = paths.orchestratorConfig(this.open.dir, id);
+      const config = JSON.parse(readFileSync(name, "utf8")) as object;
+      writeJson(name, { ...config, dampFree: 1_000_000 });
+    }
   }
 
   #image(id: string): string {

@@ -17,6 +17,7 @@ interface Options {
   readonly policy: string;
   readonly json: boolean;
   readonly stories: boolean;
+  readonly damping: boolean;
   readonly list: boolean;
 }
 
@@ -43,11 +44,16 @@ async function main(options: Options): Promise<number> {
     return exitNotPossible;
   }
   const cleanups: (() => Promise<void> | void)[] = [];
+  const clean = async (): Promise<void> => {
+    for (const each of cleanups.splice(0)) await each();
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const)
+    process.once(signal, () => void clean().finally(() => process.exit(130)));
   const say = options.json ? () => undefined : console.log;
   say(`seed ${options.seed}, ${options.nodes} nodes, ${options.faults} faults`);
   try {
     const result = await torture(
-      { teardown: (clean) => cleanups.unshift(clean) },
+      { teardown: (each) => cleanups.unshift(each) },
       { ...options, count: options.faults, faults, say },
     );
     if (options.json)
@@ -55,7 +61,7 @@ async function main(options: Options): Promise<number> {
     else console.log(`\n${tableOf(result.strikes)}\n\n${summaryOf(result)}`);
     return isClean(result) ? 0 : 1;
   } finally {
-    for (const clean of cleanups) await clean();
+    await clean();
   }
 }
 
@@ -67,6 +73,7 @@ const command = new Command("torture")
   .option("--policy <policy>", "as of quorate up", "majority")
   .option("--only <text>", "only faults whose name matches this pattern")
   .option("--except <text>", "no faults whose name matches this pattern")
+  .option("--damping", "with the damping of leader changes (a flapping link), which is off here", false)
   .option("--stories", "what all components said when a gap was longer than its aim", false)
   .option("--json", "one line for programs", false)
   .option("--list", "print the faults", false)
