@@ -30,6 +30,8 @@ export type ClusterOptions = {
   /** Lines of postgresql.conf for every node. */
   readonly settings?: readonly string[];
   readonly variant?: Variant;
+  /** Another installation than that of the variant. */
+  readonly bin?: string;
   /** Each data directory on a file system of its own, whose power can be cut. Needs root. */
   readonly disks?: boolean;
 };
@@ -263,11 +265,13 @@ function readCommandLine(pid: number): string {
   }
 }
 
-let template: Promise<string> | undefined;
+const templates = new Map<string, Promise<string>>();
 
-/** A data directory to copy, made once per process. */
+/** A data directory to copy, made once per process and installation. */
 function dataTemplate(bin: string): Promise<string> {
-  template ??= (async () => {
+  const known = templates.get(bin);
+  if (known !== undefined) return known;
+  const template = (async () => {
     const dir = await makePostgresTempDirectory("qrt-template-");
     process.once("exit", () => rmSync(dir, { recursive: true, force: true }));
     const data = path.join(dir, "data");
@@ -277,12 +281,13 @@ function dataTemplate(bin: string): Promise<string> {
     ]);
     return data;
   })();
+  templates.set(bin, template);
   return template;
 }
 
 /** Nodes n1, n2, … with the same contents, fenced and not started. */
 export async function makeCluster(options: ClusterOptions) {
-  const bin = await binDirectory(options.variant);
+  const bin = options.bin ?? (await binDirectory(options.variant));
   const dir = await makePostgresTempDirectory("qrt-");
   const ids = Array.from({ length: options.nodes }, (_, i) => `n${i + 1}`);
   const servers: Server[] = [];

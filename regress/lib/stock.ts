@@ -12,6 +12,8 @@ export type StockOptions = {
   /** synchronous_standby_names of n1, and of whom is promoted. */
   readonly names?: string;
   readonly settings?: readonly string[];
+  /** Another installation than ours without the extension. */
+  readonly bin?: string;
 };
 
 const conninfoOf = (primary: Server, standby: Server): string =>
@@ -33,7 +35,8 @@ const untilStreaming = (primary: Server, count: number): Promise<unknown> =>
   );
 
 export async function stockCluster(t: Teardown, options: StockOptions = {}): Promise<Cluster> {
-  const cluster = await makeCluster({ nodes: options.nodes ?? 3 });
+  const { bin } = options;
+  const cluster = await makeCluster({ nodes: options.nodes ?? 3, ...(bin === undefined ? {} : { bin }) });
   t.teardown(() => cluster.dispose());
   const [primary, ...standbys] = cluster.servers;
   if (primary === undefined) throw new Error("no node");
