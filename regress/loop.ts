@@ -58,7 +58,9 @@ async function main(): Promise<void> {
   const options = command.opts<Options>();
   const seed = wholeNumber(options.seed, "seed", 0);
   let lastMs = performance.now();
-  console.log(`seed ${seed}, ${options.nodes} nodes, ${options.rule}, ${options.variant}`);
+  console.log(
+    `seed ${seed}, ${options.nodes} nodes, ${options.rule}, ${process.env["QUORATE_TEST_BIN"] ?? options.variant}`,
+  );
   const { rounds, known } = await runLoop({
     rounds: wholeNumber(options.rounds, "rounds", 1),
     seed,
