@@ -387,15 +387,21 @@ export class BackupService {
 
   // ---- decisions
 
-  async #decide(status: NodeStatus, nowMs: number): Promise<void> {
+  #due(nowMs: number): Due | null {
     const backups = this.#info.kind === "ok" ? this.#info.backups : [];
-    const due = dueBackup({
-      schedule: this.#backup.schedule,
-      backups,
-      nowMs,
-      gapSinceMs: this.#gapSince(),
-    });
-    const turn = this.#turn(status, due, nowMs);
+    return dueBackup({ schedule: this.#backup.schedule, backups, nowMs, gapSinceMs: this.#gapSince() });
+  }
+
+  async #decide(status: NodeStatus, nowMs: number): Promise<void> {
+    let due = this.#due(nowMs);
+    let turn = this.#turn(status, due, nowMs);
+    if (turn.kind === "run") {
+      // What was seen is up to half a minute old: somebody else may have made it since.
+      await this.#look(status);
+      due = this.#due(nowMs);
+      turn = this.#turn(status, due, nowMs);
+    }
+    const backups = this.#info.kind === "ok" ? this.#info.backups : [];
     if (due !== null && status.state === "leader") await this.#nameTimeline(status);
     if (due !== null && turn.kind === "run") {
       const leader = this.#placeOf(turn.leader, status);
