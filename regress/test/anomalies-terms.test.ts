@@ -1,6 +1,6 @@
 /** Old leaders, late orders, two coordinators: with the control on stock where stock has something like it. */
 import { test } from "tap";
-import { begun, kinds, showsRows, trio } from "../lib/anomaly.ts";
+import { begun, kinds, patienceMs, showsRows, trio } from "../lib/anomaly.ts";
 import { type Cluster, expectOk, makeCluster, type Server } from "../lib/cluster.ts";
 import { promote, repoint, untilSql } from "../lib/stock.ts";
 import { freezeReceiver } from "../lib/three-nodes.ts";
@@ -8,7 +8,7 @@ import { freezeReceiver } from "../lib/three-nodes.ts";
 const anyOther = (leader: string) => `2(${leader},1(${["n1", "n2", "n3"].filter((id) => id !== leader)}))`;
 
 /** Before the deadline that an acknowledgement would need by far. */
-const within = <T>(promise: Promise<T>, otherwise: T, ms = 1500): Promise<T> =>
+const within = <T>(promise: Promise<T>, otherwise: T, ms: number): Promise<T> =>
   Promise.race([promise, new Promise<T>((resolve) => setTimeout(() => resolve(otherwise), ms))]);
 
 for (const kind of kinds) {
@@ -35,7 +35,7 @@ for (const kind of kinds) {
       expectOk((await three) ?? { id: 0, ok: false });
       await cluster.lead("n3", 3, anyOther("n3"), ["n2"]);
     }
-    const acknowledged = (await within(outcome, "waits")) === "acknowledged";
+    const acknowledged = (await within(outcome, "waits", patienceMs(kind, 1500))) === "acknowledged";
     const there = await showsRows(n3);
     t.equal(
       acknowledged && !there,
@@ -60,7 +60,7 @@ for (const kind of kinds) {
       const conninfo = n1.conninfoFor("n2");
       t.match(await n2.ask({ cmd: "follow", term: 2, leader: "n1", conninfo }), { code: "stale_term" });
     }
-    const acknowledged = (await within(outcome, "waits")) === "acknowledged";
+    const acknowledged = (await within(outcome, "waits", patienceMs(kind, 1500))) === "acknowledged";
     t.equal(acknowledged && !(await showsRows(n3)), kind === "stock", "acknowledged, and lost");
   });
 

@@ -10,6 +10,7 @@ import {
   begun,
   type Kind,
   kinds,
+  patienceMs,
   restart,
   showsRows,
   type Trio,
@@ -45,14 +46,14 @@ anomaly("a commit whose wait was cancelled is visible", async (_t, all) => {
   isolate(all);
   await begun(all.n1, "insert into t values (1)");
   for (const pid of await waitingPids(all.n1)) await all.n1.sql(`select pg_cancel_backend(${pid})`);
-  return showsRows(all.n1);
+  return showsRows(all.n1, undefined, patienceMs(all.kind));
 });
 
 anomaly("a commit whose session was terminated is visible", async (_t, all) => {
   isolate(all);
   await begun(all.n1, "insert into t values (1)");
   for (const pid of await waitingPids(all.n1)) sendSignal(pid, "SIGTERM");
-  return showsRows(all.n1);
+  return showsRows(all.n1, undefined, patienceMs(all.kind));
 });
 
 anomaly(
@@ -64,7 +65,7 @@ anomaly(
       () => true,
       () => false,
     );
-    const seen = await showsRows(all.n1);
+    const seen = await showsRows(all.n1, undefined, patienceMs(all.kind));
     return seen && (await insert);
   },
 );
@@ -73,7 +74,7 @@ anomaly("a crash and restart of the leader shows commits that were waiting", asy
   isolate(all);
   await begun(all.n1, "insert into t values (1)");
   await restart(all, all.n1);
-  return showsRows(all.n1);
+  return showsRows(all.n1, undefined, patienceMs(all.kind));
 });
 
 anomaly("a fast shutdown lets go of commits that were waiting", async (_t, all) => {
@@ -81,12 +82,12 @@ anomaly("a fast shutdown lets go of commits that were waiting", async (_t, all) 
   await begun(all.n1, "insert into t values (1)");
   sendSignal(all.n1.pid(), "SIGINT");
   // Ours doesn't stop before the quorum is back: its power goes at last.
-  const stopped = await Promise.race([all.n1.exited().then(() => true), delayed(3000)]);
+  const stopped = await Promise.race([all.n1.exited().then(() => true), delayed(patienceMs(all.kind, 3000))]);
   if (stopped) {
     await all.n1.launch(all.kind === "stock" ? { standby: false } : {});
     await poll(() => all.n1.value("select 1").catch(() => undefined), { what: "SQL", timeoutMs: 20_000 });
   } else await restart(all, all.n1);
-  return showsRows(all.n1);
+  return showsRows(all.n1, undefined, patienceMs(all.kind));
 });
 
 const delayed = (ms: number) =>
@@ -101,7 +102,7 @@ anomaly(
   async (_t, all) => {
     freezeReceiver(all.n3);
     await begun(all.n1, "insert into t values (1)");
-    return showsRows(all.n2);
+    return showsRows(all.n2, undefined, patienceMs(all.kind));
   },
   everybody,
 );
@@ -114,7 +115,7 @@ anomaly(
     await begun(all.n1, "insert into t values (1)");
     const changes =
       "select count(*) from pg_logical_slot_peek_changes('cdc', null, null) where data ~ 'INSERT'";
-    return showsRows(all.n1, changes);
+    return showsRows(all.n1, changes, patienceMs(all.kind));
   },
   { settings: ["wal_level = logical"] },
 );
@@ -148,11 +149,12 @@ anomaly("pg_receivewal gets what is not committed", async (t, all) => {
   });
   isolate(all);
   await begun(all.n1, "insert into s values ('the waiting needle')");
-  return untilContains(directory, "the waiting needle");
+  return untilContains(all, directory, "the waiting needle");
 });
 
-async function untilContains(directory: string, text: string): Promise<boolean> {
-  return poll(() => contains(directory, text), { what: text, timeoutMs: 1000, intervalMs: 50 }).then(
+async function untilContains({ kind }: Trio, directory: string, text: string): Promise<boolean> {
+  const timeoutMs = patienceMs(kind, 1000);
+  return poll(() => contains(directory, text), { what: text, timeoutMs, intervalMs: 50 }).then(
     () => true,
     () => false,
   );
@@ -177,7 +179,7 @@ anomaly(
     await begun(all.n1, "insert into s values ('the waiting needle')");
     const client = await all.n1.connect();
     client.query("select pg_switch_wal()").catch(() => undefined); // ours waits, too
-    return untilContains(directory, "the waiting needle");
+    return untilContains(all, directory, "the waiting needle");
   },
   { settings: ["archive_mode = on", "archive_command = 'false'"] },
 );
@@ -191,7 +193,7 @@ anomaly("COMMIT PREPARED is shown by a leader, and undone by the next one", asyn
   isolate(all);
   await begun(n1, "commit prepared 'p'");
   for (const pid of await waitingPids(n1)) await n1.sql(`select pg_cancel_backend(${pid})`);
-  const shown = await showsRows(n1);
+  const shown = await showsRows(n1, undefined, patienceMs(all.kind));
   await n1.kill9();
   for (const each of [n2, all.n3]) {
     await each.kill9(); // what a frozen receiver has in its socket is gone with it
@@ -228,5 +230,5 @@ anomaly("a change of the rule by a leader that is alone takes effect", async (_t
     );
     await n1.untilStatus("both rules hold", ({ joint }) => joint.length === 1);
   }
-  return showsRows(n1);
+  return showsRows(n1, undefined, patienceMs(all.kind));
 });

@@ -4,7 +4,7 @@ import { poll, runAsPostgres } from "@quorate/common";
 import { parseLsn } from "@quorate/consensus";
 import { type Test, test } from "tap";
 import { amcheck, contentsOf } from "../../tests/lib/contents.ts";
-import { begun, kinds, trio } from "../lib/anomaly.ts";
+import { begun, kinds, patienceMs, trio } from "../lib/anomaly.ts";
 import { type Cluster, expectOk, makeCluster, type Server } from "../lib/cluster.ts";
 import { freezeReceiver, majority, threeNodes, untilWaiting } from "../lib/three-nodes.ts";
 
@@ -39,7 +39,7 @@ for (const kind of kinds) {
     await begun(n1, "insert into t values (4712)");
     const got = await poll(() => received.join("").includes("4712"), {
       what: "4712",
-      timeoutMs: 700,
+      timeoutMs: patienceMs(kind, 700),
     }).catch(() => false);
     t.equal(got, kind === "stock", "a change that isn't committed");
   });
