@@ -1,6 +1,10 @@
 import { defineErrors } from "@quorate/common";
 
 export const sidecarErrors = defineErrors({
+  archive_failed: {
+    means: "WAL could not be archived, for a reason that Quorate has no name for; it is tried again.",
+    todo: "Read pgBackRest's message; the log of the leader's Postgres has all of it.",
+  },
   archive_gap: {
     means:
       "WAL is missing in the archive: one can't restore to a moment between the gap and the next backup.",

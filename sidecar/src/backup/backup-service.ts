@@ -23,6 +23,7 @@ import {
 } from "./archive-watch.ts";
 import type { BackupConfig } from "./backup-config.ts";
 import { prepareBackup } from "./backup-environment.ts";
+import type { BackupFailure } from "./backup-failures.ts";
 import { type BackupReport, readReport } from "./backup-report.ts";
 import { type Due, dueBackup, isTaskDue, isTooOld, nextRunMs } from "./backup-schedule.ts";
 import { backupTurn, type SeenNode, type Turn } from "./backup-turn.ts";
@@ -52,6 +53,17 @@ const gapCheckIntervalMs = 600_000;
 const settleMs = 10_000;
 const lagAlarmMs = 300_000;
 const retryMs = 10_000;
+/** Cleared when the repository could be read. */
+const repositoryCodes = [
+  "repository_unreachable",
+  "wrong_repository_key",
+  "version_mismatch",
+  "certificate_refused",
+];
+
+function archiveCode({ code }: BackupFailure): BackupFailure["code"] {
+  return code === "backup_failed" ? "archive_failed" : code;
+}
 
 export class BackupService {
   readonly #options: BackupServiceOptions;
@@ -271,11 +283,13 @@ export class BackupService {
     const nowMs = Date.now();
     const leads = status.state === "leader";
     try {
+      const fresh = this.#infoAtMs !== null && nowMs - this.#infoAtMs < infoIntervalMs;
+      if (!fresh || this.#noBackupYet()) {
+        await this.#look(status);
+        this.#alarms.clear(...repositoryCodes);
+      }
       if (leads) await this.#watchArchive(status, nowMs);
       else this.#archive = null;
-      const fresh = this.#infoAtMs !== null && nowMs - this.#infoAtMs < infoIntervalMs;
-      if (!fresh || this.#noBackupYet()) await this.#look(status);
-      this.#alarms.clear("repository_unreachable", "wrong_repository_key", "version_mismatch");
     } catch (error) {
       this.#trouble(error);
       return;
@@ -308,8 +322,9 @@ export class BackupService {
     const { waitingSegments, oldestWaitingAtMs, failure, dropped } = this.#archive;
     const waitingBytes = waitingSegments * defaultSegmentBytes;
     const lateMs = oldestWaitingAtMs === null ? 0 : nowMs - oldestWaitingAtMs;
-    if (waitingSegments > 0 && failure !== null) this.#alarms.raise(failure);
-    else this.#alarms.clear("repository_full", "backup_failed");
+    if (waitingSegments > 0 && failure !== null)
+      this.#alarms.raise({ ...failure, code: archiveCode(failure) });
+    else this.#alarms.clear("repository_full", "archive_failed");
     if (waitingBytes >= this.#backup.archive.alarmBytes || lateMs > lagAlarmMs)
       this.#alarms.raise({
         code: "archive_lagging",
