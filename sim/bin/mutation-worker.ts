@@ -1,6 +1,7 @@
 // Loads the sources with one mutation in them, and runs seeds until one fails.
 
 import { parentPort, workerData } from "node:worker_threads";
+import { mutations } from "../src/mutations.ts";
 import { seedBug } from "../src/seeded-bug.ts";
 
 export interface MutationTask {
@@ -23,12 +24,13 @@ if (edited() === 0) {
 }
 
 function find(): MutationFinding {
-  for (let seed = 1; seed <= maxSeeds; seed += 1) {
+  const from = mutations.find((each) => each.name === name)?.fromSeed ?? 1;
+  for (let seed = from; seed < from + maxSeeds; seed += 1) {
     const { failure } = runSeed(seed);
     if (failure !== null) {
       return {
         seed,
-        seeds: seed,
+        seeds: seed - from + 1,
         invariant: failure.invariant,
         message: failure.message.split("\n")[0] ?? "",
       };

@@ -13,6 +13,8 @@ export interface Mutation {
   readonly name: string;
   readonly what: string;
   readonly edits: readonly Edit[];
+  /** The first seed to try; 1 unless only a rare kind of world shows it. */
+  readonly fromSeed?: number;
 }
 
 const recruitment = "consensus/src/recruitment.ts";
@@ -350,13 +352,19 @@ export const mutations: readonly Mutation[] = [
     "if (countsUnder(ruleset, report.node, report.incarnation)) {",
     "if (report.node !== undefined) {",
   ),
-  one(
-    "replacement-acknowledges",
-    "a node that lost its disk acknowledges as the one that it was",
-    node,
-    "return ruleset !== null && !countsUnder(ruleset, id, incarnation);",
-    "return ruleset !== null && id === incarnation;",
-  ),
+  {
+    name: "replacement-acknowledges",
+    what: "a node that lost its disk acknowledges as the one that it was",
+    fromSeed: 1_000_000_000,
+    edits: [
+      {
+        file: node,
+        find: "return ruleset !== null && !countsUnder(ruleset, id, incarnation);",
+        put: "return ruleset !== null && id === incarnation;",
+      },
+    ],
+  },
+
   one(
     "lost-node-not-noticed",
     "a cohort node whose disk is gone is copied like a new one",

@@ -5,12 +5,20 @@ import { actionOf, clocksOf, companions } from "./actions.ts";
 import { Random } from "./random.ts";
 import { randomRules, rulesetOf } from "./rulesets.ts";
 import type { Step, WorldPlan } from "./script.ts";
-import { duelOf, leaseOf, lossOf, stormOf } from "./storms.ts";
+import { duelOf, leaseOf, lossOf, siegeOf, stormOf } from "./storms.ts";
 
 const zones = ["a", "b", "c"];
 const thirdNode: CohortNode = { id: nodeId("n3"), zone: "c", region: "x" };
+const threeNodes: readonly CohortNode[] = [
+  { id: nodeId("n1"), zone: "a", region: "x" },
+  { id: nodeId("n2"), zone: "b", region: "y" },
+  thirdNode,
+];
 
 type Style = "cluster" | "storm" | "duel" | "loss" | "lease";
+
+/** Seeds from here on are all of one rare kind: a disk lost while the leader is left alone with that node. */
+export const siegeSeeds = 1_000_000_000;
 
 function pickStyle(random: Random): Style {
   const dice = random.fraction();
@@ -31,6 +39,9 @@ export interface PlanOptions {
 
 export function planOf(seed: number, options: PlanOptions = { short: true }): WorldPlan {
   const random = Random.stream(seed, "plan");
+  if (seed >= siegeSeeds) {
+    return siegeOf(seed, random, threeNodes);
+  }
   const count = random.pick([1, 2, 3, 3, 3, 3, 4, 5, 5, 6]);
   const nodes: CohortNode[] = Array.from({ length: count }, (_, index) => ({
     id: nodeId(`n${index + 1}`),

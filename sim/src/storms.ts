@@ -183,6 +183,29 @@ export function lossOf(
   };
 }
 
+/**
+ * A slow coordinator has heard one node, which then loses its disk; until it reaches a second one, the leader sees that
+ * node's new life and nobody else. What they do together must be found by whoever the slow coordinator makes leader.
+ */
+export function siegeOf(seed: number, random: Random, nodes: readonly CohortNode[]): WorldPlan {
+  const plan = lossOf(seed, random, nodes, 0);
+  const steps: Step[] = [];
+  for (const { atMs, action } of plan.steps) {
+    if (action.kind === "cut") {
+      continue;
+    }
+    steps.push({ atMs, action });
+    if (action.kind === "loseDisk") {
+      const away = random.pick(nodes.filter(({ id }) => id !== action.node)).id;
+      const pairs = nodes
+        .filter(({ id }) => id !== away)
+        .flatMap(({ id }) => [[id, away] as const, [away, id] as const]);
+      steps.push({ atMs: atMs + 1, action: { kind: "cut", pairs, ms: random.between(800, 2_000) } });
+    }
+  }
+  return { ...plan, steps };
+}
+
 /** Readers everywhere, and again and again the leader is cut off while another one is made: what it answers must hold. */
 export function leaseOf(
   seed: number,

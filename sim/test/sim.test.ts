@@ -2,7 +2,7 @@ import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import t from "tap";
-import { planOf, runPlan, runSeed, shrink, World } from "../src/index.ts";
+import { planOf, runPlan, runSeed, shrink, siegeSeeds, World } from "../src/index.ts";
 import { applyEdits, mutations } from "../src/mutations.ts";
 
 const seedsFile = readFileSync(new URL("../seeds.txt", import.meta.url), "utf8");
@@ -37,6 +37,11 @@ t.test("every seed that ever failed", (t) => {
 
 t.test("two thousand short seeds", (t) => {
   t.same(failuresOf(range(1, 2_001)), []);
+  t.end();
+});
+
+t.test("some worlds of the rare kind", (t) => {
+  t.same(failuresOf(range(siegeSeeds, siegeSeeds + 100)), []);
   t.end();
 });
 
