@@ -1,7 +1,9 @@
 // orchestrator.json: what one orchestrator needs to know. One node's address is enough; the others are found.
 import { readFileSync } from "node:fs";
+import path from "node:path";
 import { messageOf } from "@quorate/common";
 import { defaultDetectorOptions } from "@quorate/consensus";
+import { isLoopback, tlsSchema } from "@quorate/sidecar/config.ts";
 import { z } from "zod";
 import { orchestratorErrors } from "./error-codes.ts";
 
@@ -12,6 +14,10 @@ export const orchestratorConfigSchema = z.strictObject({
   id: z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/),
   zone: z.string().min(1),
   host: z.string().min(1).default("127.0.0.1"),
+  /** What it shows to sidecars; they must show a certificate of the same authority. */
+  tls: tlsSchema.optional(),
+  /** Show what it sees to anybody on another address than the loopback one. */
+  insecure: z.boolean().default(false),
   httpPort: z.number().int().min(1).max(65_535),
   nodes: z.array(addressSchema).min(1),
   /** A leader that was not heard of for so long is replaced; members hear of it every 250 ms. */
@@ -35,7 +41,20 @@ export function loadOrchestratorConfig(file: string): OrchestratorConfig {
     throw orchestratorErrors.error("bad_option", `could not read ${file}: ${messageOf(error)}`);
   }
   const result = orchestratorConfigSchema.safeParse(json);
-  if (result.success) return result.data;
+  if (result.success) return checked(file, result.data);
   const problems = result.error.issues.map((issue) => `${issue.path.join(".") || "(top)"}: ${issue.message}`);
   throw orchestratorErrors.error("bad_option", `${file} is not valid: ${problems.join("; ")}`);
+}
+
+function checked(file: string, config: OrchestratorConfig): OrchestratorConfig {
+  if (!config.insecure && !isLoopback(config.host))
+    throw orchestratorErrors.error(
+      "bad_option",
+      `${file}: on ${config.host} anybody could read what this orchestrator sees: set host to 127.0.0.1, or say "insecure": true`,
+    );
+  const at = (name: string): string => path.resolve(path.dirname(file), name);
+  const { tls } = config;
+  return tls === undefined
+    ? config
+    : { ...config, tls: { ca: at(tls.ca), cert: at(tls.cert), key: at(tls.key) } };
 }

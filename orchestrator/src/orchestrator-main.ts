@@ -5,6 +5,7 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { codeOf, createLogger, messageOf } from "@quorate/common";
 import { coordinatorId, defaultDetectorOptions } from "@quorate/consensus";
+import { useClientCredentials } from "@quorate/proto";
 import { startHttp } from "./http.ts";
 import { Metrics } from "./metrics.ts";
 import { Orchestrator } from "./orchestrator.ts";
@@ -22,6 +23,7 @@ function configOption(): string {
 async function main(): Promise<void> {
   const file = configOption();
   const config = loadOrchestratorConfig(file);
+  useClientCredentials(config.tls);
   // A restart is a new coordinator: a promise that was made to the old one isn't ours.
   const id = coordinatorId(`${config.id}-${randomBytes(4).toString("hex")}`);
   const log = createLogger({

@@ -1,15 +1,10 @@
 // The coordinator's end: one connection to one sidecar, promise methods, and the status stream.
 
-import {
-  type CallOptions,
-  type ChannelCredentials,
-  credentials,
-  type ServiceError,
-  status,
-} from "@grpc/grpc-js";
+import { type CallOptions, type ChannelCredentials, type ServiceError, status } from "@grpc/grpc-js";
 import { QuorateError } from "@quorate/common";
 import { ZodError } from "zod";
 import type { errorTable } from "./error-codes.ts";
+import { sharedCredentials } from "./tls.ts";
 import type * as t from "./types.ts";
 import { type Codec, codecs, SidecarService, statusCodec } from "./wire.ts";
 
@@ -111,11 +106,7 @@ type StreamMethod = (request: unknown) => {
 
 /** Connects lazily: the first call opens the connection, and a dead one is reopened by the next call. */
 export function connectSidecar(address: string, options: ConnectOptions = {}): SidecarClient {
-  const stub = new SidecarService(
-    address,
-    options.credentials ?? credentials.createInsecure(),
-    channelOptions,
-  );
+  const stub = new SidecarService(address, options.credentials ?? sharedCredentials(), channelOptions);
   const methods = stub as unknown as Record<string, UnaryMethod>;
 
   function call<Request, Result>(

@@ -17,5 +17,6 @@ export type {
   Subscription,
 } from "./server.ts";
 export { startSidecarServer } from "./server.ts";
+export * from "./tls.ts";
 export type * from "./types.ts";
 export { extensionStates, postgresStates } from "./types.ts";

@@ -19,6 +19,9 @@ const portsSchema = z.strictObject({ postgres: portSchema, grpc: portSchema, htt
 const pathSchema = z.string().min(1);
 const sqlNameSchema = z.string().regex(/^[a-z_][a-z0-9_]{0,62}$/, "must be a lower-case SQL identifier");
 
+/** PEM files of `quorate certs init`. */
+export const tlsSchema = z.strictObject({ ca: pathSchema, cert: pathSchema, key: pathSchema });
+
 export const sidecarConfigSchema = z.strictObject({
   /** Name of the cluster; Bootstrap with another name is refused. */
   cluster: labelSchema,
@@ -32,6 +35,10 @@ export const sidecarConfigSchema = z.strictObject({
   /** Where other nodes, coordinators and clients reach this node; Postgres and gRPC listen there. */
   host: z.string().min(1).default("127.0.0.1"),
   ports: portsSchema,
+  /** Both ends of every gRPC connection must show a certificate of this authority. */
+  tls: tlsSchema.optional(),
+  /** Answer anybody on another address than the loopback one: only on a network that nobody else can reach. */
+  insecure: z.boolean().default(false),
   postgres: z.strictObject({
     /** bin directory of the patched Postgres that has the extension installed. */
     binDir: pathSchema,
@@ -72,6 +79,8 @@ export const clusterFileSchema = z.strictObject({
   policy: z.string().min(1).default("majority"),
   binDir: pathSchema,
   app: z.strictObject({ user: sqlNameSchema, database: sqlNameSchema, passwordFile: pathSchema }),
+  /** What the CLI shows to sidecars. */
+  tls: tlsSchema.optional(),
   nodes: z
     .array(
       z.strictObject({
@@ -117,6 +126,9 @@ export function loadSidecarConfig(file: string): SidecarConfig {
     postgres: { ...config.postgres, binDir: at(config.postgres.binDir) },
     replication: { ...config.replication, passwordFile: at(config.replication.passwordFile) },
     app: { ...config.app, passwordFile: at(config.app.passwordFile) },
+    ...(config.tls === undefined
+      ? {}
+      : { tls: { ca: at(config.tls.ca), cert: at(config.tls.cert), key: at(config.tls.key) } }),
     ...(config.backup === undefined ? {} : { backup: absoluteBackupConfig(config.backup, at) }),
   };
   checkSidecarConfig(file, absolute);
@@ -128,6 +140,10 @@ export function loadClusterFile(file: string): ClusterFile {
 }
 
 function checkSidecarConfig(file: string, config: SidecarConfig): void {
+  if (!config.insecure && config.tls === undefined && !isLoopback(config.host))
+    throw new ConfigError(
+      `${file}: on ${config.host} the sidecar would obey anybody: give it certificates (tls, see quorate certs init), or say "insecure": true`,
+    );
   const { postgres, grpc, http } = config.ports;
   if (new Set([postgres, grpc, http]).size !== 3)
     throw new ConfigError(`${file}: ports.postgres, ports.grpc and ports.http must be different`);
@@ -142,6 +158,10 @@ function checkSidecarConfig(file: string, config: SidecarConfig): void {
       throw new ConfigError(
         `${file}: postgres.settings.${name} can't be changed: the cluster's safety rests on it; remove it`,
       );
+}
+
+export function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || /^127\.\d+\.\d+\.\d+$/.test(host);
 }
 
 function parseConfigFile<T>(file: string, schema: z.ZodType<T>): T {

@@ -3,7 +3,12 @@ import { readFileSync } from "node:fs";
 import type { Server } from "node:http";
 import { parseArgs } from "node:util";
 import { codeOf, createLogger, messageOf } from "@quorate/common";
-import { type SidecarServer, startSidecarServer } from "@quorate/proto";
+import {
+  type SidecarServer,
+  serverCredentials,
+  startSidecarServer,
+  useClientCredentials,
+} from "@quorate/proto";
 import { registerBackupMetrics } from "./backup/backup-metrics.ts";
 import { BackupService } from "./backup/backup-service.ts";
 import { ConfigError, loadSidecarConfig } from "./config.ts";
@@ -42,6 +47,7 @@ async function listening<T>(what: string, start: () => Promise<T>): Promise<T> {
 async function run(): Promise<void> {
   const file = configFile();
   const config = loadSidecarConfig(file);
+  useClientCredentials(config.tls);
   const paths = nodePaths(config.dir);
   const owner = prepareEnvironment(config, paths);
   const logger = createLogger({
@@ -83,6 +89,7 @@ async function run(): Promise<void> {
       {
         host: config.host,
         port: config.ports.grpc,
+        credentials: serverCredentials(config.tls),
         onError: (method, error) => logger.error({ err: error, method }, "a request failed"),
       },
       sidecarHandlers(node, config.cluster, shutdown.signal),

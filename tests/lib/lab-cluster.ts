@@ -93,7 +93,7 @@ export class LabCluster {
     test.teardown(() => cluster.#clean());
     for (const { id } of file.nodes) await cluster.#makeDisk(id);
     writeCluster(dir, file, labSettings);
-    if (options.damping !== true) cluster.#withoutDamping();
+    cluster.#configure(options.damping === true);
     await runFile("sync");
     for (const id of cluster.ids) cluster.startSidecar(id);
     for (const id of cluster.orchestrators) cluster.startOrchestrator(id);
@@ -294,11 +294,17 @@ export class LabCluster {
     return async () => rmSync(ballast, { force: true });
   }
 
-  #withoutDamping(): void {
+  /** Nobody else is on these networks. */
+  #configure(damping: boolean): void {
+    for (const id of this.ids) {
+      const name = paths.sidecarConfig(this.open.dir, id);
+      const config = JSON.parse(readFileSync(name, "utf8")) as object;
+      writeJson(name, { ...config, insecure: true });
+    }
     for (const id of this.orchestrators) {
       const name = paths.orchestratorConfig(this.open.dir, id);
       const config = JSON.parse(readFileSync(name, "utf8")) as object;
-      writeJson(name, { ...config, dampFree: 1_000_000 });
+      writeJson(name, { ...config, ...(damping ? {} : { dampFree: 1_000_000 }), insecure: true });
     }
   }
 

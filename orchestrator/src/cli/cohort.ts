@@ -27,6 +27,7 @@ import { parsePolicy } from "../policy-text.ts";
 import { CohortSession } from "../shell/cohort-session.ts";
 import { describeStep, isAction, performStep } from "../shell/cohort-steps.ts";
 import { cohortNodes } from "./bring-up.ts";
+import { certsFor } from "./certs.ts";
 import { handOver } from "./change-leader.ts";
 import { grpcAddress } from "./sightings.ts";
 
@@ -188,7 +189,7 @@ export async function addNode(dir: string, wish: NewNode, options: ChangeOptions
     return;
   }
   await withSession(before, async () => undefined);
-  addNodeFiles(before, node);
+  await certsFor(addNodeFiles(before, node), node.id);
   tellSupervisor(dir);
   say(
     `${node.id} in zone ${node.zone}${node.observer === true ? ", an observer" : ""}: its sidecar is started`,

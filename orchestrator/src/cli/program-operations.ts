@@ -16,6 +16,7 @@ function group(program: Command, name: string, summary: string): Command {
 
 export function addOperations(program: Command): void {
   addEvents(program);
+  addCertificates(program);
   addNodeOperations(group(program, "node", "add, remove, restart nodes"));
   addClusterOperations(group(program, "cluster", "restart or configure the whole cluster, node by node"));
   planned(
@@ -29,6 +30,29 @@ export function addOperations(program: Command): void {
     const { changePolicy } = await import("./cohort.ts");
     await changePolicy(resolveDir(dir), policy, options);
   });
+}
+
+function addCertificates(program: Command): void {
+  const certs = program.command("certs").description("certificates of the cluster's own authority");
+  const days = (): Option =>
+    new Option("--days <count>", "how long they are valid (default: 365)").argParser(positiveInteger);
+  verb(
+    certs,
+    "init",
+    "make an authority and a certificate for every part (stopped cluster)",
+    "quorate certs init",
+  )
+    .addOption(days())
+    .action(async ({ dir, days: count }) => {
+      const { certsInit } = await import("./certs.ts");
+      await certsInit(resolveDir(dir), count);
+    });
+  verb(certs, "renew", "new certificates, which running processes take by themselves", "quorate certs renew")
+    .addOption(days())
+    .action(async ({ dir, days: count }) => {
+      const { certsRenew } = await import("./certs.ts");
+      await certsRenew(resolveDir(dir), count);
+    });
 }
 
 export function addEvents(program: Command): void {

@@ -13,6 +13,7 @@ import {
 import { homedir } from "node:os";
 import path from "node:path";
 import { findOsUser } from "@quorate/common";
+import { useClientCredentials } from "@quorate/proto";
 import type { BackupConfigInput } from "@quorate/sidecar/backup/backup-config.ts";
 import { type ClusterFile, loadClusterFile } from "@quorate/sidecar/config.ts";
 import { orchestratorErrors } from "../error-codes.ts";
@@ -74,7 +75,13 @@ export function openCluster(dir: string): OpenCluster {
         "or name its directory with --dir or QUORATE_DIR",
     );
   }
-  return { dir, file: loadClusterFile(paths.clusterFile(dir)) };
+  const file = loadClusterFile(paths.clusterFile(dir));
+  const { tls } = file;
+  const at = (name: string): string => path.resolve(dir, name);
+  useClientCredentials(
+    tls === undefined ? undefined : { ca: at(tls.ca), cert: at(tls.cert), key: at(tls.key) },
+  );
+  return { dir, file };
 }
 
 export function findNode(cluster: OpenCluster, id: string): ClusterNode {
@@ -127,10 +134,27 @@ export function writeClusterFile(dir: string, file: ClusterFile): void {
   writeJson(paths.clusterFile(dir), file);
 }
 
+/** What may have been put there since it was made. */
+function operatorsOwn(
+  name: string,
+): Pick<OrchestratorConfigInput, "tls" | "insecure" | "silentMs" | "dampFree"> {
+  if (!existsSync(name)) return {};
+  const { tls, insecure, silentMs, dampFree } = JSON.parse(
+    readFileSync(name, "utf8"),
+  ) as OrchestratorConfigInput;
+  return {
+    ...(tls === undefined ? {} : { tls }),
+    ...(insecure === undefined ? {} : { insecure }),
+    ...(silentMs === undefined ? {} : { silentMs }),
+    ...(dampFree === undefined ? {} : { dampFree }),
+  };
+}
+
 export function writeOrchestratorConfigs(dir: string, file: ClusterFile): void {
   for (const orchestrator of file.orchestrators) {
     mkdirSync(path.join(paths.orchestrator(dir, orchestrator.id), "log"), { recursive: true, mode: 0o755 });
     const config: OrchestratorConfigInput = {
+      ...operatorsOwn(paths.orchestratorConfig(dir, orchestrator.id)),
       cluster: file.cluster,
       ...orchestrator,
       nodes: file.nodes.map((node) => `${node.host}:${node.ports.grpc}`),
