@@ -291,7 +291,11 @@ export class LabCluster {
     const ballast = path.join(paths.node(this.open.dir, id), "ballast");
     const { bavail, bsize } = statfsSync(paths.node(this.open.dir, id));
     await runFile("fallocate", ["-l", String(bavail * bsize), ballast]).catch(() => undefined);
-    return async () => rmSync(ballast, { force: true });
+    return async () => {
+      rmSync(ballast, { force: true });
+      // Or a loss of power brings it back.
+      await runFile("sync", ["--file-system", paths.node(this.open.dir, id)]);
+    };
   }
 
   /** Nobody else is on these networks. */
