@@ -62,6 +62,7 @@ begin_election(Operation *op)
 		return true;
 	}
 	op->begun = true;
+	forget_scanned_log();
 	return !check_result(op->client, op->id, op->term, QuorumElect(op->term));
 }
 

@@ -13,6 +13,7 @@
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
 #include "replication/walreceiver.h"
+#include "utils/memutils.h"
 
 /* --- fence --- */
 
@@ -21,6 +22,17 @@ typedef struct TailRulesets
 	StringInfoData json;
 	int			n;
 } TailRulesets;
+
+/*
+ * What the last fence found at the end of the log.  A log of which much isn't
+ * replayed takes long to read, and without a grant nothing is added to it.
+ */
+static struct
+{
+	TimeLineID	tli;
+	XLogRecPtr	end;
+	char	   *tail;			/* NULL: nothing is known */
+}			scanned;
 
 static void
 collect_ruleset(XLogReaderState *record, TimeLineID tli, void *arg)
@@ -83,9 +95,7 @@ written_ruleset(void)
 bool
 step_fence(Operation *op, const QuorumInfo *info)
 {
-	TailRulesets tail = {.n = 0};
 	TimeLineID	tli;
-	XLogRecPtr	last;
 	XLogRecPtr	end;
 
 	/* A grant of this very term stays, and so the log may still grow. */
@@ -107,11 +117,26 @@ step_fence(Operation *op, const QuorumInfo *info)
 	if (WalRcvRunning() || GetXLogReplayRecPtr(NULL) == InvalidXLogRecPtr)
 		return false;
 
-	initStringInfo(&tail.json);
-	QuorumFindLogEnd(&tli, &last, &end, collect_ruleset, &tail);
-	QuorumSetLogEnd(tli, end);
-	answer_fence(op, tli, end, tail.json.data);
+	if (scanned.tail == NULL)
+	{
+		TailRulesets tail = {.n = 0};
+		XLogRecPtr	last;
+
+		initStringInfo(&tail.json);
+		QuorumFindLogEnd(&scanned.tli, &last, &scanned.end, collect_ruleset, &tail);
+		scanned.tail = MemoryContextStrdup(TopMemoryContext, tail.json.data);
+	}
+	QuorumSetLogEnd(scanned.tli, scanned.end);
+	answer_fence(op, scanned.tli, scanned.end, scanned.tail);
 	return true;
+}
+
+void
+forget_scanned_log(void)
+{
+	if (scanned.tail != NULL)
+		pfree(scanned.tail);
+	scanned.tail = NULL;
 }
 
 void
@@ -144,6 +169,7 @@ grant_stream(Request *request, uint32 term, const char *from,
 {
 	QuorumResult result = QuorumFence(term);
 
+	forget_scanned_log();
 	if (result == QUORUM_OK)
 		result = QuorumFollow(term, from, conninfo, fetch);
 	return check_result(request->client, request->id, term, result);

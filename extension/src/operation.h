@@ -50,6 +50,7 @@ extern void execute_fence(Request *request);
 extern void execute_follow(Request *request);
 extern bool step_fetch(Operation *op, const QuorumInfo *info);
 extern void execute_fetch(Request *request);
+extern void forget_scanned_log(void);
 
 /* command_lead.c */
 extern bool step_elect(Operation *op, const QuorumInfo *info);
