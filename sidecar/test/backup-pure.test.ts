@@ -385,6 +385,14 @@ test("what pgBackRest's failures mean", async (t) => {
     message: /what is this/,
     todo: /log/,
   });
+  t.notMatch(
+    explainFailure(
+      58,
+      "2026-11-21 14:53:00.088 P00   INFO: execute backup\n2026-11-21 14:53:00.542 P00  ERROR: [058]: WAL timeline 5 does not match pg_control timeline 2",
+    ).message,
+    /execute backup/,
+    "only what went wrong",
+  );
   const wrongKey = explainFailure(
     29,
     "P00  ERROR: [029]: unable to load info file 'x':\n FormatError: key/value found outside of section at line 1: \u0001\u0002\ufffdsecret\nHINT: y",

@@ -1,5 +1,6 @@
 // quorate backup list | now | verify
 import path from "node:path";
+import { localQuery } from "@quorate/sidecar/backup/archive-watch.ts";
 import type { BackupType } from "@quorate/sidecar/backup/backup-config.ts";
 import { formatBytes } from "@quorate/sidecar/backup/backup-report.ts";
 import { type BackupWork, type Outcome, runBackup, runVerify } from "@quorate/sidecar/backup/backup-work.ts";
@@ -11,6 +12,8 @@ import { type BackupSource, withBackupSource } from "../cluster/backup-source.ts
 import { type OpenCluster, openCluster, paths } from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 import { takeLivePicture } from "./sightings.ts";
+
+const checkpointTimeoutMs = 600_000;
 
 export interface JsonOption {
   readonly json?: boolean;
@@ -64,13 +67,14 @@ export async function backupNow(
   options: JsonOption & { readonly type?: BackupType },
 ): Promise<void> {
   const cluster = openCluster(dir);
-  const { leader, nodes } = await takeLivePicture(cluster);
+  const { leader, nodes, term } = await takeLivePicture(cluster);
   if (leader === null)
     throw orchestratorErrors.error(
       "no_leader",
       'a backup needs a leader: see "quorate status" for the reason',
     );
   const from = nodes.find((node) => node.id !== leader && node.streaming)?.id ?? leader;
+  await nameTimeline(placeOf(cluster, leader), term);
   const onNode = reordered(cluster, from);
   await withBackupSource(onNode, async (source) => {
     const place: RemotePostgres | "self" = from === leader ? "self" : placeOf(cluster, leader);
@@ -78,6 +82,12 @@ export async function backupNow(
     const due = { type, sinceMs: 0, reason: `an operator asked for it, from ${from}` };
     report(await runBackup(workOf(source), due, place), options.json === true);
   });
+}
+
+/** Until its first checkpoint a new leader's pg_control names its former timeline, and pgBackRest refuses. */
+async function nameTimeline(leader: RemotePostgres, term: number): Promise<void> {
+  const [row] = await localQuery(leader, "select timeline_id from pg_control_checkpoint()");
+  if (Number(row?.["timeline_id"]) !== term) await localQuery(leader, "checkpoint", checkpointTimeoutMs);
 }
 
 /** The same cluster with this node first. */

@@ -88,6 +88,7 @@ const byExitCode: Readonly<Record<number, SidecarErrorCode>> = {
 export function errorLines(output: string): string {
   const lines = output
     .split("\n")
+    .filter((line) => !/P\d\d +(?:INFO|DETAIL|DEBUG):/.test(line))
     .map((line) => line.replace(/^.*P\d\d\s+(?:ERROR|WARN): */, "").trim())
     .filter((line) => line !== "" && !line.startsWith("HINT"));
   const text = lines.slice(0, 4).join("; ");
