@@ -75,7 +75,7 @@ export async function stopCluster(cluster: OpenCluster, progress: Progress): Pro
 
 /** Only what `up` and the nodes have made; a file of somebody else stays, and its directory with it. */
 export function purge(dir: string): void {
-  for (const name of ["nodes", "orchestrators", "backup", "secrets"]) {
+  for (const name of ["nodes", "orchestrators", "backup", "secrets", "tls"]) {
     rmSync(path.join(dir, name), { recursive: true, force: true });
   }
   for (const file of [paths.supervisorPid(dir), paths.supervisorLog(dir), paths.clusterFile(dir)]) {
