@@ -129,6 +129,8 @@ async function main(): Promise<void> {
   if (options.json === true) console.log(JSON.stringify(lines));
 }
 
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
+
 await main().catch((error: unknown) => {
   console.error(`bench:commit: ${messageOf(error)}`);
   process.exitCode = 1;

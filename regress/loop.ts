@@ -87,6 +87,8 @@ async function main(): Promise<void> {
   if (bad > 0) process.exitCode = 1;
 }
 
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
+
 await main().catch((error: unknown) => {
   console.error(`loop: ${messageOf(error)}`);
   process.exitCode = 1;

@@ -39,6 +39,12 @@ export type ClusterOptions = {
 export type Server = ReturnType<typeof makeServer>;
 export type Cluster = Awaited<ReturnType<typeof makeCluster>>;
 
+/** Postmasters of this process, which don't outlive it. */
+const running = new Set<number>();
+process.once("exit", () => {
+  for (const pid of running) if (isAlive(pid)) killTree(pid);
+});
+
 const startTimeoutMs = 60_000;
 const stopTimeoutMs = 60_000;
 
@@ -106,6 +112,8 @@ function makeServer(bin: string, dir: string, id: string, disk?: Disk) {
       });
       await log.close();
       pid = child.pid;
+      if (child.pid !== undefined) running.add(child.pid);
+      child.once("exit", () => running.delete(child.pid ?? 0));
       exit = new Promise((resolve) => child.once("exit", (code) => resolve(code ?? -1)));
     },
 
