@@ -43,6 +43,7 @@ export interface Result {
 const writableTimeoutMs = 30_000;
 const wholeTimeoutMs = 90_000;
 const calmMs = 400;
+const notJudged = "broken off: what is lost or was seen and then lost was not looked at";
 const fewAcks = 5;
 
 export async function torture(test: Teardown, options: TortureOptions): Promise<Result> {
@@ -168,7 +169,12 @@ export class TortureRun {
       acknowledged: this.workload.ackTimesMs.length,
       reads: this.workload.reads,
       ...verdict,
-      other: [...this.#problems, ...verdict.other, ...(this.broken ? [] : await this.#damage(ids))],
+      other: [
+        ...this.#problems,
+        ...(this.broken ? [notJudged] : []),
+        ...verdict.other,
+        ...(this.broken ? [] : await this.#damage(ids)),
+      ],
     };
   }
 
