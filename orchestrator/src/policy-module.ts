@@ -1,9 +1,10 @@
 // Loads a user's policy from a file. A policy must be a function of the nodes and its options alone, so while its code
 // runs there is no clock, no chance and no environment, and it may leave nothing behind in the global object. The core
 // adds the rest: frozen copies, two runs, equal answers.
-import { existsSync, statSync } from "node:fs";
-import { createRequire } from "node:module";
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { createRequire, registerHooks, stripTypeScriptTypes } from "node:module";
 import path from "node:path";
+import { fileURLToPath } from "node:url";
 import { messageOf } from "@quorate/common";
 import { type Policy, policyFromModule } from "@quorate/consensus";
 import { orchestratorErrors } from "./error-codes.ts";
@@ -41,7 +42,7 @@ export function loadPolicy(given: string): Policy {
   }
   let exports: unknown;
   try {
-    exports = undisturbed(() => createRequire(import.meta.url)(file) as unknown);
+    exports = requireModule(file);
   } catch (error) {
     throw refuse(`it can't be loaded: ${messageOf(error)}`);
   }
@@ -54,6 +55,25 @@ export function loadPolicy(given: string): Policy {
   };
   loaded.set(file, isolated);
   return isolated;
+}
+
+/**
+ * Types are stripped here rather than by Node's own loader, which leaves them in when other hooks are installed, such
+ * as those of a test runner.
+ */
+function requireModule(file: string): unknown {
+  const hooks = registerHooks({
+    load(url, context, nextLoad) {
+      if (!/^file:.*\.[mc]?ts$/.test(url) || url.includes("/node_modules/")) return nextLoad(url, context);
+      const source = stripTypeScriptTypes(readFileSync(fileURLToPath(url), "utf8"));
+      return { format: url.endsWith(".cts") ? "commonjs" : "module", source, shortCircuit: true };
+    },
+  });
+  try {
+    return undisturbed(() => createRequire(import.meta.url)(file) as unknown);
+  } finally {
+    hooks.deregister();
+  }
 }
 
 /** What a policy could ask besides the nodes, and what it gets for it. */

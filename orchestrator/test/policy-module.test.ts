@@ -1,4 +1,5 @@
 // A user's own policy: found by its path, and refused when it depends on anything but the nodes and its options.
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -30,9 +31,9 @@ function refusal(name: string, text: string): string {
 
 t.test("a module with its options", (t) => {
   const file = write(
-    "local.ts",
+    "local.mjs",
     `export const name = "local";
-     export function compile(nodes: readonly { id: string; region: string }[], options: { region: string; k: number }) {
+     export function compile(nodes, options) {
        const here = nodes.filter((node) => node.region === options.region).map((node) => node.id);
        return { leaders: Object.fromEntries(here.map((id) => [id, \`\${options.k}(\${here.join(",")})\`])) };
      }`,
@@ -49,6 +50,28 @@ t.test("a module with its options", (t) => {
     ["majority", "local"].slice(0, 1),
   );
   t.ok(knownPolicies([file]).some(({ name }) => name === "local"));
+  t.end();
+});
+
+// In a process of its own: the hooks of the test runner load TypeScript in another way.
+t.test("a module in TypeScript, by the command line", (t) => {
+  const file = write(
+    "typed.ts",
+    `export const name = "typed";
+     export function compile(nodes: readonly { id: string }[]) {
+       const ids = nodes.map((node) => node.id);
+       return { leaders: Object.fromEntries(ids.map((id) => [id, \`2(\${ids.join(",")})\`])) };
+     }`,
+  );
+  const program = path.join(import.meta.dirname, "../src/main.ts");
+  const { NODE_OPTIONS: _, ...env } = process.env;
+  const output = execFileSync(
+    process.execPath,
+    [program, "policy", "explain", file, "--cohort", "n1=frankfurt/a,n2=frankfurt/b,n3=paris/c", "--json"],
+    { env, encoding: "utf8" },
+  );
+  t.match(output, /"typed"/);
+  t.match(output, /2\(n1,n2,n3\)/);
   t.end();
 });
 
