@@ -1,6 +1,7 @@
 /** The pure parts of backups: when, who, from what, and what a failure means. */
 import fc from "fast-check";
 import { test } from "tap";
+import { targetSettings } from "../src/backup/archive-replay.ts";
 import { missingSegments } from "../src/backup/archive-watch.ts";
 import { absoluteBackupConfig, type BackupConfig, backupConfigSchema } from "../src/backup/backup-config.ts";
 import { explainFailure } from "../src/backup/backup-failures.ts";
@@ -336,6 +337,23 @@ test("which backup a restore uses", async (t) => {
   t.equal(parseTime("2026-11-21T13:05+02"), at("2026-11-21T11:05:00"));
   t.equal(parseTime("2026-11-21 13:05:31.5 -0330"), at("2026-11-21T16:35:31.5"));
   t.equal(parseTime("yesterday"), undefined);
+});
+
+test("the target of a replay is the last that is said about targets", async (t) => {
+  for (const target of [
+    { kind: "time", time: "2026-11-15 01:00:00+00" },
+    { kind: "lsn", lsn: "0/5000000" },
+    { kind: "name", name: "x" },
+  ] as const) {
+    const settings = Object.entries(targetSettings(target, 7));
+    t.equal(settings.at(-1)?.[0], `recovery_target_${target.kind}`);
+    t.ok(settings.at(-1)?.[1]);
+    t.equal(
+      settings.filter(([name, value]) => /target(_xid|_time|_lsn|_name)?$/.test(name) && value === "").length,
+      4,
+    );
+  }
+  t.match(targetSettings({ kind: "latest" }, 7), { recovery_target_timeline: "7", recovery_target: "" });
 });
 
 test("what pgBackRest's failures mean", async (t) => {

@@ -66,29 +66,36 @@ const fixedSettings: Readonly<Record<string, string>> = {
   external_pid_file: "",
   ssl: "off",
   recovery_target_inclusive: "on",
-  recovery_target_xid: "",
   recovery_end_command: "",
   archive_cleanup_command: "",
 };
 
+const targetNames = [
+  "recovery_target",
+  "recovery_target_xid",
+  "recovery_target_time",
+  "recovery_target_lsn",
+  "recovery_target_name",
+] as const;
+
+/** In this order: Postgres takes even an empty target behind another one for a second target. */
 export function targetSettings(target: ReplayTarget, timeline: number): Record<string, string> {
-  const none = {
-    recovery_target: "",
-    recovery_target_time: "",
-    recovery_target_lsn: "",
-    recovery_target_name: "",
-  };
-  const base = { ...none, recovery_target_timeline: String(timeline), recovery_target_action: "promote" };
+  const base = { recovery_target_timeline: String(timeline), recovery_target_action: "promote" };
+  const only = (name: (typeof targetNames)[number] | null, value: string): Record<string, string> => ({
+    ...base,
+    ...Object.fromEntries(targetNames.filter((each) => each !== name).map((each) => [each, ""])),
+    ...(name === null ? {} : { [name]: value }),
+  });
   switch (target.kind) {
     case "standby":
     case "latest":
-      return base;
+      return only(null, "");
     case "time":
-      return { ...base, recovery_target_time: target.time };
+      return only("recovery_target_time", target.time);
     case "lsn":
-      return { ...base, recovery_target_lsn: target.lsn };
+      return only("recovery_target_lsn", target.lsn);
     case "name":
-      return { ...base, recovery_target_name: target.name };
+      return only("recovery_target_name", target.name);
   }
 }
 
