@@ -5,7 +5,7 @@ import { type ClusterNode, findNode, type OpenCluster } from "../cluster/files.t
 import { orchestratorErrors } from "../error-codes.ts";
 import { type ClusterPicture, pictureOf, type Sighting } from "../view.ts";
 
-const askTimeoutMs = 1_500;
+const askTimeoutMs = 3_000;
 
 export function grpcAddress(node: ClusterNode): string {
   return `${node.host}:${node.ports.grpc}`;
