@@ -81,9 +81,11 @@ async function story(t: Test, cluster: TestCluster): Promise<void> {
   await insert(cluster, "first term");
   await failover(cluster);
   await insert(cluster, "second term");
-  await withClient(cluster.superuser(await cluster.leader()), (client) =>
-    client.query("select pg_create_restore_point('before the third')"),
-  );
+  const between = await withClient(cluster.superuser(await cluster.leader()), async (client) => {
+    await client.query("select pg_create_restore_point('before the third')");
+    const sql = "select (clock_timestamp() at time zone 'UTC')::text as now";
+    return String((await client.query<{ now: string }>(sql)).rows[0]?.now);
+  });
   await failover(cluster);
   await insert(cluster, "third term");
   const before = await counts(cluster);
@@ -117,6 +119,9 @@ async function story(t: Test, cluster: TestCluster): Promise<void> {
     { "first term": 1000, "second term": 1000 },
     "as it was at the restore point",
   );
+
+  const atTime = await restored(t, cluster, ["--to-time", between]);
+  t.same(await counts(atTime), { "first term": 1000, "second term": 1000 }, "as it was at the moment");
 
   const refused = await quorate("restore", "latest", "--dir", cluster.dir, "--into", cluster.dir);
   t.match(refused, { code: 1, stderr: /not empty/ });

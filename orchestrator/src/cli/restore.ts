@@ -160,7 +160,8 @@ async function archiveNow(original: OpenCluster, say: (line: string) => void): P
     await poll(
       async () => {
         const [stat] = await localQuery(postgres, "select last_archived_wal as wal from pg_stat_archiver");
-        return String(stat?.["wal"]) >= file || undefined;
+        // Null until a new leader has archived anything.
+        return String(stat?.["wal"] ?? "") >= file || undefined;
       },
       { what: `${file} to be archived`, timeoutMs: archiveWaitMs, intervalMs: 200 },
     );
