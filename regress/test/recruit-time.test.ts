@@ -124,7 +124,7 @@ test("a server that starts, and isn't consistent yet", async (t) => {
   const n1 = cluster.node("n1");
   await n1.start();
   await cluster.lead("n1", 2, "n1");
-  await n1.sql("create table big as select g, repeat('z', 200) from generate_series(1, 8000) g");
+  await n1.sql("create table big as select g, repeat('z', 200) from generate_series(1, 80000) g");
   await n1.kill9();
   const goOn = await holdRedo(n1);
   t.match(await n1.status(), { state: "starting", consistent: false });
