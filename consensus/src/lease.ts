@@ -19,7 +19,7 @@ function possibleHolders(
   const { leader } = attempt.request;
   // Whoever began a term waited for the leases before; a claim as new as the log is therefore the only one.
   if (leader !== undefined && leader.term >= newest.term) {
-    return [leader.node];
+    return leader.ended === true ? [] : [leader.node];
   }
   return [...new Set(rulesets.flatMap(eligibleLeaders))];
 }

@@ -105,6 +105,14 @@ t.test("otherwise it waits for the longest lease reported and a margin, and fetc
   t.end();
 });
 
+t.test("a leader whose Postgres was seen to end holds no lease, unless the log tells of a later one", (t) => {
+  const answers = [gone, report(ids[1] as NodeId, 5, 10, 500), report(ids[2] as NodeId, 5, 10, 500)];
+  const ended = (of: number) => ({ leader: { node: ids[0] as NodeId, term: term(of), ended: true } });
+  t.equal(recruit(answers, ended(5)).brief(), "elect n2");
+  t.equal(recruit(answers, ended(4)).brief(), "lease 550");
+  t.end();
+});
+
 t.test("a claim older than the log says nothing about who leads", (t) => {
   const n2 = report(ids[1] as NodeId, 5, 10, 500);
   const n3 = report(ids[2] as NodeId, 5, 10, 500);

@@ -263,7 +263,15 @@ export class Orchestrator {
     const outcome = await this.#shell.change({
       reason: decision.reason,
       rulesets: observation.rulesets,
-      ...(claim === null ? {} : { leader: { node: claim.id, term: claim.term } }),
+      ...(claim === null
+        ? {}
+        : {
+            leader: {
+              node: claim.id,
+              term: claim.term,
+              ended: claim.standing === "gone" && claim.observed.link === "connected",
+            },
+          }),
       highestTerm: highestTerm(observation),
       jitter: this.#random(),
     });

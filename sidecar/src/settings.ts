@@ -47,6 +47,8 @@ export function safetySettings(config: SidecarConfig, paths: NodePaths): Setting
     synchronous_standby_names: "",
     "quorate.node_id": config.node.id,
     "quorate.control_socket": paths.controlSocket,
+    // The same on all nodes: whoever replaces a leader that he can't fence waits this long.
+    "quorate.lease": "500ms",
     ...archiveSettings(config, paths),
   };
 }
@@ -72,6 +74,7 @@ export const protectedSettings: ReadonlySet<string> = new Set([
   "primary_conninfo",
   "primary_slot_name",
   "quorate.control_socket",
+  "quorate.lease",
   "quorate.node_id",
   "recovery_target_timeline",
   "restart_after_crash",
