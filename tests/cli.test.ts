@@ -1,12 +1,22 @@
 // The CLI as its users and their programs see it: what --json has, and that wrong input changes nothing.
 import { spawn } from "node:child_process";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { isAlive, poll } from "@quorate/common";
 import pg from "pg";
 import t from "tap";
+import { paths } from "../orchestrator/src/cluster/files.ts";
 import { quorate, quorateBin, TestCluster } from "./lib/cluster.ts";
 
 function temporaryDirectory(test: { teardown(clean: () => void): void }, mode = 0o755): string {
@@ -244,6 +254,13 @@ t.test("a running cluster", async (test) => {
     sub.match(run.stdout, /leads term/);
     sub.match((await quorate("logs", "o1", ...at)).stdout, /orchestrator started/);
     sub.equal((await quorate("logs", "n1", ...at)).code, 0);
+    // More than a pipe takes at once: none of it may be lost when the command ends.
+    const filler = (i: number) =>
+      JSON.stringify({ level: "info", time: new Date(), component: "orchestrator", msg: `filler ${i}.` });
+    const many = Array.from({ length: 5000 }, (_, i) => `${filler(i)}\n`).join("");
+    appendFileSync(paths.orchestratorLog(cluster.dir, "o1"), many);
+    const long = await quorate("logs", "o1", ...at, "--lines", "5000");
+    sub.match(long.stdout, /filler 4999\./);
   });
 
   await test.test("down --purge removes what up has made, and only that", async (sub) => {

@@ -21,10 +21,20 @@ const program = buildProgram((code) => {
   process.exitCode = code;
 });
 
+/** Writes to a pipe are queued: what is still in the queue when the process ends is lost. */
+const written = (stream: NodeJS.WriteStream): Promise<void> =>
+  new Promise((resolve) => stream.write("", () => resolve()));
+
+async function end(code?: number): Promise<void> {
+  await Promise.all([written(process.stdout), written(process.stderr)]);
+  if (code !== undefined) process.exitCode = code;
+  process.exit();
+}
+
 program.parseAsync().then(
-  () => process.exit(),
+  () => end(),
   (error: unknown) => {
     report(error);
-    process.exit(1);
+    return end(1);
   },
 );
