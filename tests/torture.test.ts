@@ -22,7 +22,7 @@ t.test("faults of network, machine and power lose nothing", needed, async (test)
   test.equal(faults.length, few.length);
   const say = (line: string): void => test.comment(line);
   const result = await torture(test, { seed, count: few.length, faults, say, holdMs: [200, 600] });
-  test.comment(`${tableOf(result.strikes)}\n${summaryOf(result)}`);
+  test.comment(`${tableOf([result])}\n${summaryOf([result])}`);
   test.equal(result.strikes.length, few.length, "every fault was got over");
   test.ok(result.acknowledged > 100, `${result.acknowledged} acknowledged appends`);
   test.ok(result.reads > 100, `${result.reads} reads`);

@@ -1,17 +1,24 @@
 /**
  * npm run torture: real clusters in network namespaces, random faults, checkers. Needs root.
  */
+import { appendFileSync } from "node:fs";
+import { loadavg } from "node:os";
 import { messageOf } from "@quorate/common";
 import { Command } from "commander";
 import { whyNoLab } from "../../tests/lib/netlab.ts";
 import { allFaults } from "../src/faults.ts";
 import { isClean, rowsOf, summaryOf, tableOf } from "../src/report.ts";
-import { torture } from "../src/run.ts";
+import { type Result, type TortureOptions, torture } from "../src/run.ts";
 
 interface Options {
   readonly seed: number;
   readonly faults: number;
-  readonly nodes: number;
+  /** Sizes of clusters, used in turn. */
+  readonly nodes: readonly number[];
+  /** How many clusters, each with the next seed. */
+  readonly clusters: number;
+  /** Where each cluster's result goes as soon as it is known, a line of JSON each. */
+  readonly out?: string;
   readonly only?: string;
   readonly except?: string;
   readonly policy: string;
@@ -43,33 +50,53 @@ async function main(options: Options): Promise<number> {
     console.error(`torture: not run: ${why}`);
     return exitNotPossible;
   }
+  const say = options.json ? () => undefined : console.log;
+  const results: Result[] = [];
+  for (let cluster = 0; cluster < options.clusters; cluster++) {
+    const seed = options.seed + cluster;
+    const nodes = options.nodes[cluster % options.nodes.length] ?? 3;
+    say(
+      `seed ${seed}, ${nodes} nodes, ${options.faults} faults, load of the machine ${loadavg()[0]?.toFixed(1)}`,
+    );
+    const result = await oneCluster({ ...options, seed, nodes, count: options.faults, faults, say });
+    results.push(result);
+    const line = JSON.stringify({ seed, nodes, ...result, rows: rowsOf(result.strikes) });
+    if (options.out !== undefined) appendFileSync(options.out, `${line}\n`);
+    if (options.json) console.log(line);
+    else say(`seed ${seed}: ${summaryOf([result])}`);
+    // Whatever was found is to be looked at first.
+    if (!isClean(result)) break;
+  }
+  say(`\n${tableOf(results)}\n\n${summaryOf(results)}`);
+  return results.every(isClean) ? 0 : 1;
+}
+
+/** Everything of it is gone afterwards, however it ends. */
+async function oneCluster(options: TortureOptions): Promise<Result> {
   const cleanups: (() => Promise<void> | void)[] = [];
   const clean = async (): Promise<void> => {
     for (const each of cleanups.splice(0)) await each();
   };
-  for (const signal of ["SIGINT", "SIGTERM"] as const)
-    process.once(signal, () => void clean().finally(() => process.exit(130)));
-  const say = options.json ? () => undefined : console.log;
-  say(`seed ${options.seed}, ${options.nodes} nodes, ${options.faults} faults`);
+  const broken = (): void => void clean().finally(() => process.exit(130));
+  const signals = ["SIGINT", "SIGTERM"] as const;
+  for (const signal of signals) process.once(signal, broken);
   try {
-    const result = await torture(
-      { teardown: (each) => cleanups.unshift(each) },
-      { ...options, count: options.faults, faults, say },
-    );
-    if (options.json)
-      console.log(JSON.stringify({ seed: options.seed, ...result, rows: rowsOf(result.strikes) }));
-    else console.log(`\n${tableOf(result.strikes)}\n\n${summaryOf(result)}`);
-    return isClean(result) ? 0 : 1;
+    return await torture({ teardown: (each) => cleanups.unshift(each) }, options);
   } finally {
+    for (const signal of signals) process.removeListener(signal, broken);
     await clean();
   }
 }
+
+const numbers = (text: string): number[] => text.split(",").map(Number);
 
 const command = new Command("torture")
   .description("random faults on real clusters in network namespaces")
   .option("--seed <number>", "the same seed: the same faults", Number, Math.floor(Math.random() * 1e6))
   .option("--faults <count>", "how many", Number, 50)
-  .option("--nodes <count>", "size of the cluster", Number, 3)
+  .option("--nodes <counts>", "sizes of the clusters, in turn: 3 or 3,5", numbers, [3])
+  .option("--clusters <count>", "a series: so many clusters, each with the next seed", Number, 1)
+  .option("--out <file>", "append each cluster's result to this file, a line of JSON each")
   .option("--policy <policy>", "as of quorate up", "majority")
   .option("--only <text>", "only faults whose name matches this pattern")
   .option("--except <text>", "no faults whose name matches this pattern")

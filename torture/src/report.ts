@@ -22,13 +22,19 @@ export function rowsOf(strikes: readonly Strike[]): Row[] {
   });
 }
 
-export function tableOf(strikes: readonly Strike[]): string {
+/** What was lost is known of a whole cluster's history, not of one fault: the columns are filled when nothing was. */
+export function tableOf(results: readonly Result[]): string {
+  const lost = results.some((result) => !isClean(result)) ? "?" : "0";
   const lines = [
-    "| fault | count | gap p50, ms | gap p99, ms | aim p50, ms | whole again p50, ms |",
-    "|---|--:|--:|--:|--:|--:|",
+    "| fault | count | gap p50, ms | gap p99, ms | aim p50, ms | whole again p50, ms | lost | seen, then lost |",
+    "|---|--:|--:|--:|--:|--:|--:|--:|",
   ];
-  for (const { fault, count, gapP50Ms, gapP99Ms, aimMs, wholeP50Ms } of rowsOf(strikes))
-    lines.push(`| ${fault} | ${count} | ${gapP50Ms} | ${gapP99Ms} | ${aimMs ?? "–"} | ${wholeP50Ms} |`);
+  for (const { fault, count, gapP50Ms, gapP99Ms, aimMs, wholeP50Ms } of rowsOf(
+    results.flatMap(({ strikes }) => strikes),
+  ))
+    lines.push(
+      `| ${fault} | ${count} | ${gapP50Ms} | ${gapP99Ms} | ${aimMs ?? "–"} | ${wholeP50Ms} | ${lost} | ${lost} |`,
+    );
   return lines.join("\n");
 }
 
@@ -36,10 +42,16 @@ export function isClean({ lost, seenThenLost, other }: Result): boolean {
   return lost.length + seenThenLost.length + other.length === 0;
 }
 
-export function summaryOf(result: Result): string {
-  const { strikes, acknowledged, reads, lost, seenThenLost, other } = result;
+export function summaryOf(results: readonly Result[]): string {
+  const all = <T>(of: (result: Result) => readonly T[]): T[] => results.flatMap(of);
+  const sum = (of: (result: Result) => number): number =>
+    results.reduce((total, each) => total + of(each), 0);
+  const lost = all((result) => result.lost);
+  const seenThenLost = all((result) => result.seenThenLost);
+  const other = all((result) => result.other);
   return [
-    `${strikes.length} faults, ${acknowledged} acknowledged appends, ${reads} reads of lists: ` +
+    `${sum(({ strikes }) => strikes.length)} faults, ${sum(({ acknowledged }) => acknowledged)} acknowledged appends, ` +
+      `${sum(({ reads }) => reads)} reads of lists: ` +
       `${lost.length} lost, ${seenThenLost.length} seen and then lost, ${other.length} other complaints`,
     ...[...lost, ...seenThenLost, ...other].slice(0, 20),
   ].join("\n");
