@@ -37,6 +37,7 @@
 #include "catalog/objectaccess.h"
 #include "miscadmin.h"
 #include "replication/walsender.h"
+#include "storage/pmsignal.h"
 #include "tcop/pquery.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
@@ -84,6 +85,15 @@ read_on_leader(void)
 
 	if (read_level == READS_LOCAL)
 		return true;
+	/*
+	 * Whoever saw the postmaster end replaces this leader without waiting for
+	 * the lease.  A backend notices at its next wait; with requests in its
+	 * socket it may not wait for a while.
+	 */
+	if (!PostmasterIsAlive())
+		ereport(FATAL,
+				(errcode(ERRCODE_ADMIN_SHUTDOWN),
+				 errmsg("terminating connection due to unexpected postmaster exit")));
 	now = QuorumClock();
 	if (read_level == READS_LEASED)
 	{

@@ -3,7 +3,9 @@
  * its contents are. Clocks of one machine, so what clocks at different rates do is left to the simulator.
  */
 import { readdirSync, readFileSync } from "node:fs";
-import { poll, sendSignal } from "@quorate/common";
+import { writeFile } from "node:fs/promises";
+import path from "node:path";
+import { isAlive, poll, sendSignal, waitForExit } from "@quorate/common";
 import type pg from "pg";
 import { type Test, test } from "tap";
 import { type Cluster, expectOk, makeCluster, type Server } from "../lib/cluster.ts";
@@ -110,6 +112,42 @@ test("an isolated leader stops answering, a writer waits, and all goes on with t
   for (const go of thaw) go();
   await insert;
   t.equal(await count(reader), "1");
+});
+
+/** What a backend that is busy when its postmaster is killed answers to the next statement of the same request. */
+async function orphanedBackend(t: Test, options: string): Promise<{ answer: Promise<string> }> {
+  const cluster = await threeNodes(t, "2(n1,n2,n3)", ["quorate.lease = 60s"]);
+  const n1 = cluster.node("n1");
+  const client = await n1.connect(options);
+  const { rows } = await client.query<{ pid: number }>("select pg_backend_pid() as pid");
+  const backend = rows[0]?.pid ?? 0;
+  t.teardown(() => {
+    if (isAlive(backend)) sendSignal(backend, "SIGKILL");
+  });
+  const busy = "do $$ begin while (pg_stat_file('go', true)).size is null loop end loop; end $$";
+  const answer = client
+    .query(`${busy}; select count(*)::text as n from t`)
+    .then((results) => String((results as unknown as pg.QueryResult[])[1]?.rows[0]?.n));
+  answer.catch(() => undefined);
+  await n1.untilValue(
+    `select (query like 'do %' and state = 'active')::text from pg_stat_activity where pid = ${backend}`,
+    "true",
+  );
+  sendSignal(n1.pid(), "SIGKILL");
+  await waitForExit(n1.pid(), { timeoutMs: 20_000 });
+  t.ok(isAlive(backend), "the backend has not noticed");
+  await writeFile(path.join(n1.data, "go"), "");
+  return { answer };
+}
+
+test("a backend whose postmaster was killed answers no read, whatever the lease", async (t) => {
+  const { answer } = await orphanedBackend(t, "");
+  await t.rejects(answer, { code: "57P01" });
+});
+
+test("control: without proof it does", async (t) => {
+  const { answer } = await orphanedBackend(t, "-cquorate.reads=local");
+  t.equal(await answer, "0");
 });
 
 test("a cohort of one needs no proof from anybody", async (t) => {
