@@ -1,5 +1,6 @@
 // The words of the coordinator: what it is asked, what it answers with, what it remembers between two steps.
 
+import type { LeaderClaim } from "./observation.ts";
 import type { Report, Reports, Shortage } from "./recruitment.ts";
 import type { Ruleset } from "./ruleset.ts";
 import type { CoordinatorId, NodeId, Position, Term } from "./types.ts";
@@ -45,12 +46,7 @@ export interface ChangeRequest {
   /** Wait at least this long unless whoever may hold a read lease was recruited; the reports' own leases count anyway. */
   readonly leaseWaitMs?: number;
   /** The newest claim to leadership that was seen: only that node can hold a lease, unless the log tells of a later one. */
-  readonly leader?: {
-    readonly node: NodeId;
-    readonly term: Term;
-    /** Its sidecar has said that the Postgres that led this term has ended, or leads no more: so has its lease. */
-    readonly ended?: boolean;
-  };
+  readonly leader?: LeaderClaim;
   /** 0 ≤ jitter < 1, random, from the shell: used when the attempt fails. */
   readonly jitter: number;
 }

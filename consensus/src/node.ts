@@ -203,7 +203,9 @@ function act(state: NodeState, requestId: string, request: NodeRequest, prepared
     return { state: next, effects: [{ kind: "clone", requestId, from: request.leader }] };
   }
   if (state.postgres !== "running" && state.postgres !== "starting") {
-    return refuse(state, requestId, "postgres_down", `Postgres of ${state.id} is ${state.postgres}`);
+    // "Down" means that nobody is answered any more. One that stops may still answer whoever is connected.
+    const code = state.postgres === "stopping" ? "wrong_state" : "postgres_down";
+    return refuse(state, requestId, code, `Postgres of ${state.id} is ${state.postgres}`);
   }
   const electedTerm = request.kind === "elect" ? request.term : state.electedTerm;
   const next = {

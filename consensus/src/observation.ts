@@ -116,6 +116,37 @@ export function leaderOf(observation: Observation): LeaderFact | null {
   return best;
 }
 
+/** What a coordinator may know of the newest claim to leadership when it begins. */
+export interface LeaderClaim {
+  readonly node: NodeId;
+  readonly term: Term;
+  /**
+   * Its sidecar says that the Postgres that led this term has ended, or the extension itself that it does not lead any
+   * more: so has whatever lease it held.
+   */
+  readonly ended?: boolean;
+}
+
+const noPostgres: ReadonlySet<PostgresState> = new Set(["absent", "stopped", "crashed", "failed"]);
+const notLeading: ReadonlySet<ExtensionState> = new Set(["starting", "fenced", "follower", "fetching"]);
+
+/**
+ * A Postgres that stops still answers whoever is connected. One of which the sidecar knows only that it is there was
+ * adopted, or its control connection was lost: it may lead as before.
+ */
+function hasEnded({ observed, standing, view }: LeaderFact): boolean {
+  return (
+    standing === "gone" &&
+    observed.link === "connected" &&
+    (noPostgres.has(view.postgres) || notLeading.has(view.state))
+  );
+}
+
+export function claimOf(observation: Observation): LeaderClaim | null {
+  const leader = leaderOf(observation);
+  return leader === null ? null : { node: leader.id, term: leader.term, ended: hasEnded(leader) };
+}
+
 /** A cohort node without data, or with data of a later life than the ruleset counts: it forgot what it acknowledged. */
 export function isLost(view: NodeView, rulesets: readonly Ruleset[], id: NodeId): boolean {
   const counting = rulesets.filter((ruleset) => memberOf(ruleset, id) !== undefined);
@@ -217,4 +248,15 @@ export function highestTerm(observation: Observation): Term {
     view === null ? [] : [view.promisedTerm, view.term],
   );
   return term(Math.max(noTerm, ...seen));
+}
+
+/** What every leader change is to know of what was seen before it. */
+export function seenBefore(observation: Observation): {
+  readonly rulesets: readonly Ruleset[];
+  readonly highestTerm: Term;
+  readonly leader?: LeaderClaim;
+} {
+  const leader = claimOf(observation);
+  const { rulesets } = observation;
+  return { rulesets, highestTerm: highestTerm(observation), ...(leader === null ? {} : { leader }) };
 }

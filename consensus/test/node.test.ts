@@ -200,3 +200,18 @@ t.test("a report carries the incarnation, that of a copy from its beginning", (t
   t.equal(rulesetFormat, 1);
   t.end();
 });
+
+t.test("only a Postgres that answers nobody any more is called down", (t) => {
+  for (const [postgres, code] of [
+    ["crashed", "postgres_down"],
+    ["stopped", "postgres_down"],
+    ["failed", "postgres_down"],
+    ["stopping", "wrong_state"],
+  ] as const) {
+    const node = new Node(null);
+    node.feed({ kind: "postgres", state: postgres });
+    node.ask({ kind: "recruit", term: term(5), coordinator: c1, reason: "" });
+    t.equal(node.next, code, postgres);
+  }
+  t.end();
+});

@@ -13,13 +13,12 @@ import {
   defaultDetectorOptions,
   detect,
   formatPosition,
-  highestTerm,
   initialDetector,
-  leaderOf,
   type NodeId,
   type Observation,
   type Outcome,
   type Policy,
+  seenBefore,
   type Term,
 } from "@quorate/consensus";
 import { addressesOf } from "./addresses.ts";
@@ -259,20 +258,9 @@ export class Orchestrator {
     const { log, listener } = this.#options;
     const startedMs = this.#nowMs();
     log.info({ row: decision.row, rank: observation.rank }, `changing the leader: ${decision.reason}`);
-    const claim = leaderOf(observation);
     const outcome = await this.#shell.change({
       reason: decision.reason,
-      rulesets: observation.rulesets,
-      ...(claim === null
-        ? {}
-        : {
-            leader: {
-              node: claim.id,
-              term: claim.term,
-              ended: claim.standing === "gone" && claim.observed.link === "connected",
-            },
-          }),
-      highestTerm: highestTerm(observation),
+      ...seenBefore(observation),
       jitter: this.#random(),
     });
     const durationMs = Math.round(this.#nowMs() - startedMs);
@@ -347,12 +335,10 @@ export class Orchestrator {
   async #handOver(to: NodeId, reason: string): Promise<string | undefined> {
     const observation = this.#observation;
     if (observation === undefined || this.#shell.busy) return "a leader change is under way";
-    const { rulesets } = observation;
     const outcome = await this.#shell.change({
       reason,
-      rulesets,
       candidate: to,
-      highestTerm: highestTerm(observation),
+      ...seenBefore(observation),
       jitter: this.#random(),
     });
     return outcome.kind === "established" ? undefined : outcome.reason;

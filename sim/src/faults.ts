@@ -149,7 +149,7 @@ export class Faults {
     });
   }
 
-  #isolateLeader({ together, jumpMs, ms }: ActionOf<"isolateLeader">): void {
+  #isolateLeader({ together, jumpMs, adopted, ms }: ActionOf<"isolateLeader">): void {
     const leader = this.#world.leader()?.id;
     if (leader === undefined) {
       return;
@@ -161,7 +161,12 @@ export class Faults {
     const pairs = inside.flatMap((a) =>
       names.filter((b) => !inside.includes(b)).flatMap((b) => [[a, b] as const, [b, a] as const]),
     );
-    this.#cut({ kind: "cut", pairs, ms });
+    if (adopted) {
+      this.#killSidecar(leader, 1);
+      this.#world.queue.after(5, () => this.#cut({ kind: "cut", pairs, ms }));
+    } else {
+      this.#cut({ kind: "cut", pairs, ms });
+    }
   }
 
   #slowEdge({ from, to, extraMs, ms }: ActionOf<"slowEdge">): void {

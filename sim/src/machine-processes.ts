@@ -77,6 +77,10 @@ export abstract class MachineProcesses {
   protected controlAtMs = 0;
   protected persisting: Promised[] = [];
   protected controls = new Set<string>();
+  /** The sidecar talks to its Postgres: an adopted one has to be reached first. */
+  protected attached = true;
+  /** Commands that wait for that. */
+  protected unsent: (() => void)[] = [];
   protected ledTerm = noTerm;
   protected cloning = false;
   protected statusPlanned = false;
@@ -168,7 +172,7 @@ export abstract class MachineProcesses {
     this.core = initialNode(
       this.id,
       this.promise,
-      running ? "running" : this.disk === null ? "absent" : "stopped",
+      running ? "starting" : this.disk === null ? "absent" : "stopped",
       this.incarnation,
     );
     this.appliedRuleset = null;
@@ -176,7 +180,7 @@ export abstract class MachineProcesses {
     this.controls.clear();
     this.persisting = [];
     if (running) {
-      this.attach();
+      this.adopt();
     } else {
       this.startPostgresSoon();
     }
@@ -196,6 +200,7 @@ export abstract class MachineProcesses {
     this.sidecarRun += 1;
     this.sidecarFreezer.clear();
     this.cloning = false;
+    this.unsent = [];
     // A promise on its way to the disk may have arrived there or not.
     const [writing] = this.persisting;
     if (writing !== undefined && this.random.chance(0.5)) {
@@ -250,12 +255,32 @@ export abstract class MachineProcesses {
     this.attach();
   }
 
+  /** Until its control socket answers, the sidecar knows only that this Postgres is there: it may lead as before. */
+  protected adopt(): void {
+    const run = this.postgresRun;
+    this.attached = false;
+    this.afterSidecar(
+      this.random.chance(0.8) ? this.random.between(0.1, 5) : this.random.between(5, 200),
+      () => {
+        if (this.postgresRun === run && this.postgres !== null) {
+          this.attach();
+          this.feed({ kind: "postgres", state: "running" });
+          this.pushStatus();
+        }
+      },
+    );
+  }
+
   protected attach(): void {
     const { postgres } = this;
+    this.attached = true;
     if (postgres !== null) {
       const leads = postgres.leading === null ? noTerm : asTerm(postgres.leading.term);
       this.tellApplied();
       this.feed({ kind: "attached", fenceTerm: asTerm(postgres.fenceTerm), leadsTerm: leads });
+    }
+    for (const send of this.unsent.splice(0)) {
+      send();
     }
   }
 
@@ -288,6 +313,7 @@ export abstract class MachineProcesses {
         this.host.sendStream(this.id, follower.node, { kind: "closed", conn: follower.conn });
       }
     }
+    this.unsent = [];
     this.feed({ kind: "postgres", state: "crashed" });
     for (const requestId of [...this.controls]) {
       this.controls.delete(requestId);

@@ -13,6 +13,8 @@ export interface Status {
 
 export interface MachineFacts {
   readonly postgres: Postgres | null;
+  /** Its control socket answers this sidecar. */
+  readonly attached: boolean;
   readonly disk: Disk | null;
   readonly incarnation: string | null;
   readonly promisedTerm: Term;
@@ -25,13 +27,14 @@ export interface MachineFacts {
 export function statusOf(facts: MachineFacts): Omit<Status, "seq"> {
   const { postgres, disk, ledTerm, promisedTerm, operatorStopped } = facts;
   const common = { promisedTerm, operatorStopped, incarnation: disk === null ? null : facts.incarnation };
-  if (postgres === null) {
+  if (postgres === null || !facts.attached) {
     const noData = facts.cloning ? "cloning" : "absent";
+    const down = disk === null ? noData : operatorStopped ? "stopped" : "crashed";
     return {
       flushedLsn: disk === null ? 0 : lastLsn(disk.records),
       view: {
         ...common,
-        postgres: disk === null ? noData : operatorStopped ? "stopped" : "crashed",
+        postgres: postgres === null ? down : "starting",
         state: "",
         term: ledTerm,
         inRecovery: true,

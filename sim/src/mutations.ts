@@ -157,7 +157,7 @@ export const mutations: readonly Mutation[] = [
       },
       {
         file: orchestrator,
-        find: "highestTerm: highestTerm(this.#observation()),",
+        find: "highestTerm: highestTerm(observation),",
         put: "highestTerm: noTerm,",
       },
     ],
@@ -300,6 +300,13 @@ export const mutations: readonly Mutation[] = [
     "if (waitMs > 1e9) {",
   ),
 
+  one(
+    "silent-postgres-has-ended",
+    "an old leader of which its sidecar knows only that it is there is taken for one that holds no lease",
+    observation,
+    "(noPostgres.has(view.postgres) || notLeading.has(view.state))",
+    '(noPostgres.has(view.postgres) || notLeading.has(view.state) || view.state === "")',
+  ),
   one(
     "lease-from-last-sending",
     "a lease is counted from the last heartbeat sent instead of the last one confirmed",

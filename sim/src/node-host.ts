@@ -2,6 +2,7 @@
 
 import {
   term as asTerm,
+  attachRequestId,
   type ControlCommand,
   type ControlResult,
   type NodeAnswer,
@@ -98,8 +99,16 @@ export class Machine extends MachineProcesses {
   }
 
   protected control(requestId: string, command: ControlCommand): void {
-    const run = this.postgresRun;
     this.controls.add(requestId);
+    if (this.attached || requestId === attachRequestId) {
+      this.sendControl(requestId, command);
+    } else {
+      this.unsent.push(() => this.sendControl(requestId, command));
+    }
+  }
+
+  protected sendControl(requestId: string, command: ControlCommand): void {
+    const run = this.postgresRun;
     this.controlAtMs = Math.max(this.controlAtMs, this.host.queue.nowMs + this.random.between(0.05, 1));
     this.host.trace(`${this.id} ${command.cmd} ${"term" in command ? command.term : ""}`);
     this.host.queue.at(this.controlAtMs, () =>
@@ -169,7 +178,7 @@ export class Machine extends MachineProcesses {
   /** The sidecar watches which ruleset Postgres has applied. */
   protected override tellApplied(): void {
     const ruleset = this.postgres?.appliedRuleset ?? null;
-    if (ruleset !== this.appliedRuleset && this.core !== null) {
+    if (ruleset !== this.appliedRuleset && this.core !== null && this.attached) {
       this.appliedRuleset = ruleset;
       this.feed({ kind: "applied", ruleset });
     }
@@ -205,6 +214,7 @@ export class Machine extends MachineProcesses {
     }
     return statusOf({
       postgres,
+      attached: this.attached,
       disk,
       incarnation,
       promisedTerm: asTerm(promisedTerm),

@@ -9,6 +9,7 @@ import {
   type CoordinatorEvent,
   type CoordinatorOptions,
   type CoordinatorState,
+  claimOf,
   coordinatorId,
   type Decision,
   type DetectorState,
@@ -19,7 +20,6 @@ import {
   highestTerm,
   initialCoordinator,
   initialDetector,
-  leaderOf,
   lsn,
   type NodeId,
   type NodeRequest,
@@ -394,13 +394,14 @@ export class Orchestrator {
     if (!this.#up || this.#coordinator.attempt !== null || this.#rulesets.length === 0) {
       return false;
     }
-    const leader = leaderOf(this.#observation());
+    const observation = this.#observation();
+    const claim = claimOf(observation);
     const request: ChangeRequest = {
       reason,
       rulesets: this.#rulesets,
-      highestTerm: highestTerm(this.#observation()),
+      highestTerm: highestTerm(observation),
       jitter: this.#random.fraction(),
-      ...(leader === null ? {} : { leader: { node: leader.id, term: leader.term } }),
+      ...(claim === null ? {} : { leader: claim }),
       ...more,
     };
     this.#feed({ kind: "begin", request });

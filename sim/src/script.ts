@@ -19,6 +19,8 @@ export type Action =
       readonly kind: "isolateLeader";
       readonly together: readonly NodeId[];
       readonly jumpMs: number;
+      /** Its sidecar has just been restarted and has not reached it yet. */
+      readonly adopted: boolean;
       readonly ms: number;
     }
   /** One direction of one connection only. */

@@ -220,10 +220,11 @@ export function leaseOf(
     const together = nodes.filter(() => random.chance(0.3)).map(({ id }) => id);
     const jumpMs = random.chance(0.4) ? -random.between(100, 2_000) : 0;
     const ms = random.between(200, 1_200);
-    steps.push({ atMs, action: { kind: "isolateLeader", together, jumpMs, ms } });
+    const adopted = random.chance(0.25);
+    steps.push({ atMs, action: { kind: "isolateLeader", together, jumpMs, adopted, ms } });
     for (let at = 0; at < 2; at += 1) {
       const begins: Action = { kind: "change", at, candidate: null, lease: false };
-      steps.push({ atMs: atMs + random.between(1, 60), action: begins });
+      steps.push({ atMs: atMs + random.between(adopted ? 6 : 1, 60), action: begins });
     }
     atMs += ms + random.between(200, 500);
   }

@@ -3,12 +3,13 @@
 import { randomBytes } from "node:crypto";
 import { commonErrors, type Logger } from "@quorate/common";
 import {
+  type ChangeRequest,
   type CoordinatorId,
   coordinatorId,
-  highestTerm,
   type NodeId,
   type Observation,
   type Outcome,
+  seenBefore,
 } from "@quorate/consensus";
 import type { NodeStatus, SidecarClient } from "@quorate/proto";
 import { addressesOf } from "../addresses.ts";
@@ -151,16 +152,14 @@ export class CohortSession {
 
   /** Tries again, with the pauses that the core asks for, as long as the time allows. */
   async changeLeader(
-    request: Omit<Parameters<CoordinatorShell["change"]>[0], "highestTerm" | "jitter" | "rulesets">,
+    request: Omit<ChangeRequest, keyof ReturnType<typeof seenBefore> | "jitter">,
     timeoutMs: number,
   ): Promise<Outcome> {
     const deadlineMs = performance.now() + timeoutMs;
     for (;;) {
-      const observation = this.observation();
       const outcome = await this.shell.change({
         ...request,
-        rulesets: observation.rulesets,
-        highestTerm: highestTerm(observation),
+        ...seenBefore(this.observation()),
         jitter: Math.random(),
       });
       if (outcome.kind === "established") return outcome;
