@@ -78,8 +78,10 @@ export class Client implements LinkOwner, Waiter {
   connectedAtMs = 0;
   requests = 0;
   transactions = 0;
-  /** Bytes of a message that is passed on in parts. */
+  /** Bytes that are still to come of a message that is passed on, or ignored, in parts … */
   streaming = 0;
+  /** … and the server that has had its beginning: it gets the rest, whatever happens meanwhile, or nobody does. */
+  streamTo: Server | undefined;
   /** Settings that went back to their defaults since the last ReadyForQuery; "*": all. */
   resets: Set<string> | undefined;
   /** All that is in flight only reads. */
@@ -255,6 +257,7 @@ export class Client implements LinkOwner, Waiter {
       this.#inboxLength -= total;
     } else {
       this.streaming = total - this.#inboxLength;
+      this.streamTo = undefined;
       this.#inboxLength = 0;
     }
     this.#inboxNeeds = 0;
@@ -412,6 +415,7 @@ export class Client implements LinkOwner, Waiter {
       this.keptLength > 0 &&
       !this.verbatim &&
       !this.unsynced &&
+      this.streaming === 0 &&
       ring.length > 0 &&
       ring.kind(ring.length - 1) === owed.sync &&
       ring.count(owed.query) === 0 &&
@@ -439,6 +443,7 @@ export class Client implements LinkOwner, Waiter {
       return;
     }
     if (this.unsynced || server.status !== txIdle || server.copyIn || server.skipping || this.blocked) return;
+    if (this.streamTo === server) return; // streamEnded comes back here
     if (this.needProbe) {
       this.needProbe = false;
       this.blocked = true;
@@ -454,6 +459,13 @@ export class Client implements LinkOwner, Waiter {
       return;
     }
     if (this.pins === 0 && !this.verbatim && server.cancels === 0) this.#letGo();
+  }
+
+  /** A message that was passed on in parts is complete. */
+  streamEnded(): void {
+    const server = this.streamTo;
+    this.streamTo = undefined;
+    if (server !== undefined && server === this.server && server.ring.length === 0) this.afterReady();
   }
 
   #probed(server: Server, found: ProbeResult): void {
@@ -534,6 +546,7 @@ export class Client implements LinkOwner, Waiter {
   serverLost(reason: string, lastError: Buffer | undefined): void {
     const server = this.server;
     this.server = undefined;
+    this.streamTo = undefined;
     if (server === undefined || this.gone) {
       if (this.gone) this.host.clientGone(this);
       return;
@@ -564,7 +577,6 @@ export class Client implements LinkOwner, Waiter {
 
   #lostInFlight(server: Server, reason: string, inFlight: boolean): void {
     this.pending = undefined;
-    this.streaming = 0;
     const open = server.status !== txIdle || this.unsynced;
     if (!inFlight && !open) return;
     if (!inFlight || (open && !server.ring.mayDo("commit"))) {
@@ -638,7 +650,7 @@ export class Client implements LinkOwner, Waiter {
       this.host.clientGone(this);
       return;
     }
-    if (this.unsynced || this.streaming > 0 || server.copyIn || server.skipping) {
+    if (this.unsynced || this.streamTo !== undefined || server.copyIn || server.skipping) {
       this.server = undefined;
       server.holder = undefined;
       server.close("its client left in the middle of a request");

@@ -40,10 +40,10 @@ export function consume(client: Client, bytes: Buffer, start: number, end: numbe
   client.needs = 0;
   if (client.streaming > 0) {
     const part = Math.min(client.streaming, end - at);
-    const { server } = client;
-    if (server !== undefined && !client.skipping && !server.skipping) server.link.send(bytes, at, at + part);
+    client.streamTo?.link.send(bytes, at, at + part);
     client.streaming -= part;
     at += part;
+    if (client.streaming === 0) client.streamEnded();
   }
   while (end - at >= 5) {
     const length = int32(bytes, at + 1);
@@ -95,7 +95,7 @@ function handle(client: Client, bytes: Buffer, at: number, next: number, end: nu
       return done;
     case fe.copyData:
       if (client.server !== undefined && !client.server.skipping)
-        client.server.link.send(bytes, at, Math.min(next, end));
+        sendBeginning(client, client.server, bytes, at, next, end);
       return done;
     case fe.copyDone:
     case fe.copyFail: {
@@ -126,6 +126,19 @@ function handle(client: Client, bytes: Buffer, at: number, next: number, end: nu
       client.fatal(wireError("FATAL", "08P01", `invalid frontend message type ${type}`));
       return ended;
   }
+}
+
+/** As much of a message as is here; the rest follows to the same server. */
+function sendBeginning(
+  client: Client,
+  server: Server,
+  bytes: Buffer,
+  at: number,
+  next: number,
+  end: number,
+): void {
+  server.link.send(bytes, at, Math.min(next, end));
+  if (next > end) client.streamTo = server;
 }
 
 /** After an error of our own in the extended protocol: nothing counts until Sync. */
@@ -336,7 +349,7 @@ function handleQuery(client: Client, bytes: Buffer, at: number, next: number, en
   server.unnamed = undefined;
   client.unsynced = false;
   client.requests++;
-  server.link.send(bytes, at, Math.min(next, end));
+  sendBeginning(client, server, bytes, at, next, end);
   return done;
 }
 
@@ -506,7 +519,7 @@ function handleBind(client: Client, bytes: Buffer, at: number, next: number, end
   const serverName = statement === undefined ? undefined : nameOnServer(client, server, statement, name);
   server.ring.push(owed.bind, undefined, statement, name);
   if (serverName === undefined) {
-    server.link.send(bytes, at, here);
+    sendBeginning(client, server, bytes, at, next, end);
     return done;
   }
   const portalLength = portalEnd + 1 - (at + 5);
@@ -516,7 +529,7 @@ function handleBind(client: Client, bytes: Buffer, at: number, next: number, end
   scratch.set(serverName, 5 + portalLength);
   scratch[5 + portalLength + serverName.length] = 0;
   server.link.send(scratch, 0, 6 + portalLength + serverName.length);
-  server.link.send(bytes, nameEnd + 1, here);
+  sendBeginning(client, server, bytes, nameEnd + 1, next, end);
   return done;
 }
 

@@ -67,13 +67,32 @@ export class RawClient {
       const leftMs = deadline - Date.now();
       if (leftMs <= 0)
         throw new Error(`no answer in time; so far: ${this.#received.map((each) => each.type).join("")}`);
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, leftMs);
-        this.#wake = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
+      await this.#more(leftMs);
+    }
+  }
+
+  #more(timeoutMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, timeoutMs);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** Waits for a message of this type, and leaves everything up to it behind. */
+  async find(type: string, timeoutMs = 20_000): Promise<void> {
+    const deadline = Date.now() + timeoutMs;
+    for (;;) {
+      const at = this.#received.findIndex((each) => each.type === type);
+      if (at >= 0) {
+        this.#received.splice(0, at + 1);
+        return;
+      }
+      const leftMs = deadline - Date.now();
+      if (this.closed || leftMs <= 0) throw new Error(`no ${type} has come`);
+      await this.#more(leftMs);
     }
   }
 
