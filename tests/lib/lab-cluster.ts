@@ -274,8 +274,10 @@ export class LabCluster {
     };
   }
 
+  /** Postgres may still write new files into it. */
   loseData(id: string): void {
-    rmSync(path.join(paths.node(this.open.dir, id), "data"), { recursive: true, force: true });
+    const data = path.join(paths.node(this.open.dir, id), "data");
+    rmSync(data, { recursive: true, force: true, maxRetries: 50, retryDelay: 5 });
   }
 
   /** No write ends until it is thawed. */
