@@ -4,10 +4,11 @@
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { messageOf, poll, runAsPostgres } from "@quorate/common";
+import { messageOf, runAsPostgres } from "@quorate/common";
 import { Command } from "commander";
 import { ensurePostgres } from "../scripts/build-postgres.ts";
 import { type Cluster, makeCluster, type Server } from "./lib/cluster.ts";
+import { untilAllApplied } from "./lib/verify.ts";
 
 const settings = [
   "max_wal_size = 1GB",
@@ -26,13 +27,6 @@ async function dump(cluster: Cluster, server: Server): Promise<string> {
     { timeoutMs: 300_000, maxOutputBytes: 256 << 20 },
   );
   return stdout;
-}
-
-async function untilApplied(server: Server, lsn: string): Promise<void> {
-  await poll(
-    async () => (await server.value(`select (pg_last_wal_replay_lsn() >= '${lsn}')::text`)) === "true",
-    { what: `${server.id} to apply ${lsn}`, timeoutMs: 120_000, intervalMs: 200 },
-  );
 }
 
 /** Returns what is wrong, nothing if all is well. */
@@ -71,10 +65,9 @@ async function suite(cluster: Cluster, sourceTree: string): Promise<string[]> {
   // A follower's sequences may be ahead, as after a crash: each is logged some values in advance.
   const client = await leader.connect("", "regression");
   await client.query("select setval(seqrelid, nextval(seqrelid)) from pg_sequence");
-  const end = (await leader.status()).commitLsn ?? "0/0";
+  await untilAllApplied(leader, cluster.servers);
   const expected = await dump(cluster, leader);
   for (const follower of followers) {
-    await untilApplied(follower, end);
     const same = (await dump(cluster, follower)) === expected;
     console.log(`${follower.id}: dump of ${expected.length} characters is ${same ? "equal" : "DIFFERENT"}`);
     if (!same) wrong.push(`${follower.id} differs from the leader`);
