@@ -92,6 +92,12 @@ RETURNS interval
 LANGUAGE C VOLATILE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'quorate_sql_staleness';
 
+-- What this session has set and that lasts beyond its transaction.
+CREATE FUNCTION quorate.session_settings(OUT name text, OUT value text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT ROWS 10 PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'quorate_sql_session_settings';
+
 -- Rules as such; these work without a cluster.
 CREATE FUNCTION quorate.validate_rule(
 	rule text,

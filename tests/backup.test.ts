@@ -148,7 +148,7 @@ async function dropTail(t: Test, cluster: TestCluster): Promise<string> {
     const tailBytes = await poll(
       async () => {
         const bytes = await withClient(cluster.superuser(leader, "postgres"), async (client) => {
-          await client.query("set quorate.reads = local");
+          await client.query("set quorate.read_proof = none");
           const sql =
             "select (pg_current_wal_flush_lsn() - commit_lsn)::bigint as bytes from quorate.status()";
           return Number((await client.query(sql)).rows[0]?.bytes);

@@ -45,6 +45,20 @@ is_consistent(void)
 }
 
 /*
+ * Recovery that is paused replays no tail and ends never: by an administrator,
+ * or because a setting is lower than the leader's was.
+ */
+static bool
+refused_while_paused(Operation *op)
+{
+	if (GetRecoveryPauseState() != RECOVERY_PAUSED)
+		return false;
+	respond_error(op->client, op->id, "not_consistent",
+				  "recovery is paused on this node: by pg_wal_replay_pause(), or because a setting is too low (the server log says which)");
+	return true;
+}
+
+/*
  * Ask for the election as soon as there is a consistent state to be a leader
  * of.  The rules are installed.  Returns true when it has answered that this
  * will not be.
@@ -52,6 +66,8 @@ is_consistent(void)
 static bool
 begin_election(Operation *op)
 {
+	if (refused_while_paused(op))
+		return true;
 	if (!is_consistent())
 	{
 		if (!TimestampDifferenceExceeds(op->started, GetCurrentTimestamp(),
@@ -78,7 +94,7 @@ step_elect(Operation *op, const QuorumInfo *info)
 	if (info->term == op->term && info->state == QUORUM_CANDIDATE)
 	{
 		op->begun = true;
-		return false;
+		return refused_while_paused(op);
 	}
 	if (!op->begun)
 		return begin_election(op);

@@ -10,6 +10,8 @@
  */
 #include "operation.h"
 
+#include <sys/stat.h>
+
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
 #include "replication/walreceiver.h"
@@ -92,6 +94,21 @@ written_ruleset(void)
 	return json.data;
 }
 
+/*
+ * Nothing can be said before it is clear where recovery begins: where
+ * pg_control says, unless a backup is being restored.  We need not wait until
+ * recovery has begun: after a crash it brings the whole data directory to disk
+ * first, which may take minutes.
+ */
+static bool
+redo_is_known(void)
+{
+	struct stat st;
+
+	return GetXLogReplayRecPtr(NULL) != InvalidXLogRecPtr ||
+		(stat(BACKUP_LABEL_FILE, &st) != 0 && errno == ENOENT);
+}
+
 bool
 step_fence(Operation *op, const QuorumInfo *info)
 {
@@ -113,8 +130,7 @@ step_fence(Operation *op, const QuorumInfo *info)
 		return true;
 	}
 
-	/* Nothing can be said before recovery knows where it begins. */
-	if (WalRcvRunning() || GetXLogReplayRecPtr(NULL) == InvalidXLogRecPtr)
+	if (WalRcvRunning() || !redo_is_known())
 		return false;
 
 	if (scanned.tail == NULL)

@@ -264,25 +264,6 @@ quorate_sql_is_committed(PG_FUNCTION_ARGS)
 }
 
 /*
- * Up to here everything committed is visible to new snapshots.
- *
- * A leader must not take its commit LSN for this: it counts bytes and may lie
- * within a record.  If that record was never completed, a later leader writes
- * others in its place, and an LSN of theirs is below the commit LSN here, too.
- * The end of a committed record is the same on every timeline.
- */
-static XLogRecPtr
-visible_here(void)
-{
-	QuorumInfo	info;
-
-	if (RecoveryInProgress())
-		return GetXLogReplayRecPtr(NULL);
-	QuorumGetInfo(&info);
-	return Max(info.termStart, info.committedRecord);
-}
-
-/*
  * Wait until "lsn" is visible here: applied on a follower, committed on the
  * leader.  Not to be in time is an error, never a silent success.
  */
@@ -301,14 +282,14 @@ quorate_sql_wait_for_lsn(PG_FUNCTION_ARGS)
 	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 													   TimestampTzGetDatum(GetCurrentTimestamp()),
 													   IntervalPGetDatum(timeout)));
-	while (visible_here() < lsn)
+	while (quorate_visible_here() < lsn)
 	{
 		if (GetCurrentTimestamp() >= deadline)
 			ereport(ERROR,
 					(errcode(ERRCODE_QUORATE_NOT_IN_TIME),
 					 errmsg("LSN %X/%X did not become visible on this server in time",
 							LSN_FORMAT_ARGS(lsn)),
-					 errdetail("Visible is %X/%X.", LSN_FORMAT_ARGS(visible_here()))));
+					 errdetail("Visible is %X/%X.", LSN_FORMAT_ARGS(quorate_visible_here()))));
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 pause, wait_event);
 		ResetLatch(MyLatch);

@@ -147,6 +147,8 @@ extern void quorate_check_read(void);
 
 /* report.c */
 extern void quorate_install_report(void);
+extern XLogRecPtr quorate_visible_here(void);
+extern void quorate_note_read(void);
 
 /* status.c */
 extern const char *quorate_state_name(const QuorumInfo *info, bool stopping);

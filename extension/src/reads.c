@@ -7,14 +7,14 @@
  * and what it would answer is then out of date.  So a read on a leader needs
  * proof that its leadership lasted until its snapshot was taken:
  *
- *	leased		members that meet the durability rule, hence one of every
+ *	lease		members that meet the durability rule, hence one of every
  *				majority that could elect somebody else, confirmed a heartbeat
  *				that was sent less than "quorate.lease" ago.  Whoever replaces
  *				a leader that he could not fence waits that long first.  Costs
  *				nothing but relies on clocks that run at nearly the same rate.
  *	heartbeat	they confirmed a heartbeat that was sent after the snapshot was
  *				taken.  Costs a round trip, relies on no clock.
- *	local		none.
+ *	none		nothing.
  *
  * Proof is looked for after the snapshot was taken, when a plan is about to be
  * executed.  A pause before that makes the proof too old; a pause after it is
@@ -48,23 +48,23 @@
 #define HEARTBEATS_PER_LEASE	4
 #define STALENESS_POLL_MS	5
 
-typedef enum ReadLevel
+typedef enum ReadProof
 {
-	READS_LEASED,
-	READS_HEARTBEAT,
-	READS_LOCAL,
-} ReadLevel;
+	PROOF_LEASE,
+	PROOF_HEARTBEAT,
+	PROOF_NONE,
+} ReadProof;
 
-static const struct config_enum_entry read_levels[] = {
-	{"leased", READS_LEASED, false},
-	{"heartbeat", READS_HEARTBEAT, false},
-	{"local", READS_LOCAL, false},
+static const struct config_enum_entry read_proofs[] = {
+	{"lease", PROOF_LEASE, false},
+	{"heartbeat", PROOF_HEARTBEAT, false},
+	{"none", PROOF_NONE, false},
 	{NULL, 0, false}
 };
 
 int			quorate_lease_ms = 0;
 
-static int	read_level = READS_LEASED;
+static int	read_proof = PROOF_LEASE;
 static int	read_timeout_ms = 5000;
 static int	max_staleness_ms = 0;
 
@@ -83,7 +83,7 @@ read_on_leader(void)
 {
 	uint64		now;
 
-	if (read_level == READS_LOCAL)
+	if (read_proof == PROOF_NONE)
 		return true;
 	/*
 	 * Whoever saw the postmaster end replaces this leader without waiting for
@@ -95,7 +95,7 @@ read_on_leader(void)
 				(errcode(ERRCODE_ADMIN_SHUTDOWN),
 				 errmsg("terminating connection due to unexpected postmaster exit")));
 	now = QuorumClock();
-	if (read_level == READS_LEASED)
+	if (read_proof == PROOF_LEASE)
 	{
 		uint64		proven;
 
@@ -150,7 +150,8 @@ quorate_check_read(void)
 				(errcode(ERRCODE_QUORATE_CANNOT_READ),
 				 errmsg("this server cannot prove that it still leads, so what it would answer may be out of date"),
 				 errdetail("Too few members have confirmed its leadership within \"quorate.read_timeout\"."),
-				 errhint("Read on the present leader, or set \"quorate.reads\" to \"local\" to see what this server has.")));
+				 errhint("Read on the present leader, or set \"quorate.read_proof\" to \"none\" to see what this server has.")));
+	quorate_note_read();
 }
 
 /*
@@ -175,10 +176,10 @@ quorate_install_reads(void)
 							&quorate_lease_ms, 0, 0, MAX_LEASE_MS,
 							PGC_POSTMASTER, GUC_UNIT_MS,
 							NULL, assign_lease, NULL);
-	DefineCustomEnumVariable("quorate.reads",
+	DefineCustomEnumVariable("quorate.read_proof",
 							 "What a read on a leader needs for proof that it still leads.",
-							 "\"leased\": a confirmation within \"quorate.lease\"; \"heartbeat\": one that is younger than the read; \"local\": none.",
-							 &read_level, READS_LEASED, read_levels,
+							 "\"lease\": a confirmation within \"quorate.lease\"; \"heartbeat\": one that is younger than the read; \"none\": nothing.",
+							 &read_proof, PROOF_LEASE, read_proofs,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 	DefineCustomIntVariable("quorate.read_timeout",

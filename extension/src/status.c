@@ -226,6 +226,21 @@ json_applied(StringInfo buf)
 		quorate_json_ruleset(buf, &applied->id, applied->text);
 }
 
+/* The ruleset that this leader is bringing into the log */
+static void
+json_pending(StringInfo buf, const QuorumInfo *info)
+{
+	Ruleset    *pending = quorate_shared->stage == PENDING_NONE ||
+		quorate_shared->pending.id.term != info->term ? NULL :
+		quorate_ruleset_copy(&quorate_shared->pending);
+
+	appendStringInfoString(buf, ",\"pending\":");
+	if (pending == NULL)
+		appendStringInfoString(buf, "null");
+	else
+		quorate_json_ruleset(buf, &pending->id, pending->text);
+}
+
 static void
 json_receiver(StringInfo buf, const QuorumInfo *info)
 {
@@ -309,6 +324,7 @@ quorate_status_json(StringInfo buf, bool stopping)
 	quorate_json_lsn(buf, "appliedLsn", applied);
 	json_rules(buf, &info);
 	json_applied(buf);
+	json_pending(buf, &info);
 	json_string(buf, "leader", leads ? quorate_node_id : info.leader);
 	json_receiver(buf, &info);
 	json_followers(buf);

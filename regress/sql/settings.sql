@@ -16,11 +16,11 @@ RESET ROLE;
 DROP ROLE regress_quorate_user;
 
 -- what a read needs
-SHOW quorate.reads;
-SET quorate.reads = 'heartbeat';
+SHOW quorate.read_proof;
+SET quorate.read_proof = 'heartbeat';
 SELECT quorate.staleness() IS NOT NULL AS known;
-RESET quorate.reads;
-SET quorate.reads = 'guessed';
+RESET quorate.read_proof;
+SET quorate.read_proof = 'guessed';
 SET quorate.lease = '1s';
 SET quorate.debug_page_gate = off;
 
@@ -35,4 +35,58 @@ INSERT INTO regress_quorate_report VALUES (2);
 SELECT current_setting('quorate.last_commit_lsn')::pg_lsn > :'first'::pg_lsn AS commit_does;
 SET quorate.last_commit_lsn = '0/0';
 RESET quorate.report_commit_lsn;
+
+-- how far a transaction that wrote nothing could see
+SHOW quorate.last_read_lsn;
+SET quorate.report_read_lsn = on;
+INSERT INTO regress_quorate_report VALUES (3);
+SELECT 1 AS read;
+SELECT current_setting('quorate.last_read_lsn') AS first \gset
+SELECT quorate.is_committed(:'first');
+INSERT INTO regress_quorate_report VALUES (4);
+SELECT 1 AS read;
+SELECT current_setting('quorate.last_read_lsn')::pg_lsn > :'first'::pg_lsn AS further;
+-- also in a transaction that is rolled back, while it lasts
+INSERT INTO regress_quorate_report VALUES (5);
+SELECT current_setting('quorate.last_read_lsn') AS before \gset
+INSERT INTO regress_quorate_report VALUES (6);
+BEGIN;
+SELECT count(*) FROM regress_quorate_report;
+SELECT current_setting('quorate.last_read_lsn')::pg_lsn > :'before'::pg_lsn AS further;
+ROLLBACK;
+RESET quorate.report_read_lsn;
+
+-- settings that a transaction leaves behind, by whatever means
+SET quorate.report_settings = on;
+CREATE FUNCTION regress_quorate_set() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM set_config('app.who', 'trigger', false); RETURN NEW; END $$;
+CREATE TRIGGER regress_quorate_set BEFORE INSERT ON regress_quorate_report
+FOR EACH ROW EXECUTE FUNCTION regress_quorate_set();
+SELECT current_setting('quorate.settings_changes') AS n \gset
+SELECT 1 AS nothing;
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+INSERT INTO regress_quorate_report VALUES (7);
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+BEGIN; SET LOCAL work_mem = '1MB'; COMMIT;
+BEGIN; SET work_mem = '1MB'; ROLLBACK;
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+BEGIN; SAVEPOINT s; SET work_mem = '1MB'; RELEASE s; COMMIT;
+SET search_path = 'Odd "name', public;
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+SELECT * FROM quorate.session_settings() WHERE name NOT LIKE 'quorate.%' AND name NOT IN
+('datestyle', 'DateStyle', 'intervalstyle', 'IntervalStyle', 'TimeZone') ORDER BY name COLLATE "C";
+RESET ALL;
 DROP TABLE regress_quorate_report;
+DROP FUNCTION regress_quorate_set();
+
+-- where reads may be answered: for whoever routes them
+SHOW quorate.read;
+SET quorate.read = 'bounded(500ms)';
+SET quorate.read = 'bounded(5)';
+SET quorate.read = 'session';
+SET quorate.read = 'eventual';
+SET quorate.read = 'bounded(0)';
+SET quorate.read = 'bounded(500ms';
+SET quorate.read = 'bounded()';
+SET quorate.read = 'nearby';
+RESET quorate.read;

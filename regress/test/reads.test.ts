@@ -74,12 +74,12 @@ test("a leader that was paused while it was replaced answers no read", async (t)
 });
 
 test("the same with a heartbeat for each read", async (t) => {
-  const { answer } = await pausedLeader(t, "-cquorate.reads=heartbeat");
+  const { answer } = await pausedLeader(t, "-cquorate.read_proof=heartbeat");
   await t.rejects(answer, cannotRead);
 });
 
 test("control: without proof it answers with what is out of date", async (t) => {
-  const { answer } = await pausedLeader(t, "-cquorate.reads=local");
+  const { answer } = await pausedLeader(t, "-cquorate.read_proof=none");
   t.equal(await answer, "0", "the row of term 3 is missing");
 });
 
@@ -87,7 +87,7 @@ test("an isolated leader stops answering, a writer waits, and all goes on with t
   const cluster = await threeNodes(t, "2(n1,n2,n3)", leased);
   const n1 = cluster.node("n1");
   const reader = await n1.connect();
-  const local = await n1.connect("-cquorate.reads=local");
+  const local = await n1.connect("-cquorate.read_proof=none");
   const writer = await n1.connect();
   const copier = await n1.connect();
   t.equal(await count(reader), "0");
@@ -146,7 +146,7 @@ test("a backend whose postmaster was killed answers no read, whatever the lease"
 });
 
 test("control: without proof it does", async (t) => {
-  const { answer } = await orphanedBackend(t, "-cquorate.reads=local");
+  const { answer } = await orphanedBackend(t, "-cquorate.read_proof=none");
   t.equal(await answer, "0");
 });
 
@@ -158,7 +158,7 @@ test("a cohort of one needs no proof from anybody", async (t) => {
   await cluster.lead("n1", 2, "1(n1)");
   await n1.sql("create table t (a int)");
   t.equal(await count(await n1.connect()), "0");
-  t.equal(await count(await n1.connect("-cquorate.reads=heartbeat")), "0");
+  t.equal(await count(await n1.connect("-cquorate.read_proof=heartbeat")), "0");
 });
 
 test("a follower knows how old its contents are, and refuses what is older than wanted", async (t) => {

@@ -93,21 +93,26 @@ test("a leader that waits for its quorum, and one that shuts down", async (t) =>
   judge(t, "stopping", await again(n1, 2));
 });
 
-/** Its startup process is stopped in the middle of redo; a fast machine may need more than one attempt. */
-async function holdRedo(server: Server): Promise<() => void> {
+/** Its startup process is stopped in a certain stage; a fast machine may need more than one attempt. */
+async function holdStartup(
+  server: Server,
+  line: string,
+  inTime: (log: string) => Promise<boolean>,
+): Promise<() => void> {
   for (let attempt = 1; attempt <= 10; attempt++) {
-    const goOn = await stopStartup(server);
-    if (!(await server.status()).consistent) return goOn;
+    const before = (await server.log()).length;
+    const goOn = await stopStartup(server, line);
+    if (await inTime((await server.log()).slice(before))) return goOn;
     await server.kill9();
   }
-  throw new Error("redo was always faster");
+  throw new Error("the startup process was always faster");
 }
 
-async function stopStartup(server: Server): Promise<() => void> {
+async function stopStartup(server: Server, line: string): Promise<() => void> {
   const before = (await server.log()).length;
   await server.launch();
-  await poll(async () => (await server.log()).slice(before).includes("redo starts at"), {
-    what: "redo to start",
+  await poll(async () => (await server.log()).slice(before).includes(line), {
+    what: `"${line}" in the log`,
     timeoutMs: 20_000,
     intervalMs: 1,
   });
@@ -118,7 +123,8 @@ async function stopStartup(server: Server): Promise<() => void> {
   };
 }
 
-test("a server that starts, and isn't consistent yet", async (t) => {
+/** One node that led, wrote much since its last checkpoint, and was killed. */
+async function crashedLeader(t: Test): Promise<Server> {
   const cluster = await makeCluster({ nodes: 1, settings: ["checkpoint_timeout = 1h"] });
   t.teardown(() => cluster.dispose());
   const n1 = cluster.node("n1");
@@ -126,9 +132,39 @@ test("a server that starts, and isn't consistent yet", async (t) => {
   await cluster.lead("n1", 2, "n1");
   await n1.sql("create table big as select g, repeat('z', 200) from generate_series(1, 80000) g");
   await n1.kill9();
-  const goOn = await holdRedo(n1);
+  return n1;
+}
+
+test("a server that starts, and isn't consistent yet", async (t) => {
+  const n1 = await crashedLeader(t);
+  const goOn = await holdStartup(n1, "redo starts at", async () => !(await n1.status()).consistent);
   t.match(await n1.status(), { state: "starting", consistent: false });
   judge(t, "starting", await again(n1, 2));
   goOn();
   await n1.untilStatus("is consistent", ({ consistent }) => consistent);
+});
+
+test("a server that brings its data directory to disk before it begins redo", async (t) => {
+  const n1 = await crashedLeader(t);
+  const flushed = "database system was interrupted";
+  const goOn = await holdStartup(n1, flushed, async (log) => !/redo starts at|entering standby/.test(log));
+  judge(t, "before redo", await again(n1, 2));
+  const { position } = expectOk(await n1.ask({ cmd: "fence", term: 30 }));
+  t.notMatch(await n1.log().then((log) => log.slice(log.lastIndexOf(flushed))), /redo starts at/);
+  goOn();
+  await n1.untilStatus("is consistent", ({ consistent }) => consistent);
+  t.same(expectOk(await n1.ask({ cmd: "fence", term: 31 })).position, position, "it was the log's end");
+});
+
+test("an election is refused while recovery is paused", async (t) => {
+  const cluster = await threeNodes(t);
+  const n2 = cluster.node("n2");
+  await n2.sql("select pg_wal_replay_pause()");
+  await cluster.node("n1").sql("insert into t values (1)");
+  await n2.untilValue("select pg_get_wal_replay_pause_state()", "paused");
+  const ruleset = { version: 2, text: "{}" };
+  const elect = (term: number) => n2.ask({ cmd: "elect", term, rule: majority, joint: [], ruleset });
+  t.match(await elect(3), { ok: false, code: "not_consistent", message: /paused/ });
+  await n2.sql("select pg_wal_replay_resume()");
+  t.match(await elect(4), { ok: true });
 });
