@@ -165,7 +165,7 @@ export class Client implements LinkOwner, Waiter {
     this.#inboxLength = length;
     if (needs > 0) this.#inboxNeeds = needs;
     // Read on while there is little: only so is it noticed when the client leaves.
-    if (this.#inboxLength > keptWhileBlocked) this.link.pause();
+    if (this.blocked && this.#inboxLength > keptWhileBlocked) this.link.pause();
   }
 
   /** A server for the next message: at once, or undefined and `granted` later. */
