@@ -1,4 +1,5 @@
 /** The gateway's configuration: one JSON file; every value has a default and a bound. */
+import path from "node:path";
 import { z } from "zod";
 
 const port = z.int().min(0).max(65_535);
@@ -19,6 +20,10 @@ export const configSchema = z.strictObject({
     .array(z.strictObject({ host: z.string(), grpcPort: port }))
     .max(1000)
     .default([]),
+  /** What it shows to sidecars, PEM files; they must show a certificate of the same authority. */
+  sidecarTls: z.strictObject({ ca: z.string(), cert: z.string(), key: z.string() }).optional(),
+  /** Where this gateway is: followers of the same zone are read first. */
+  zone: z.string().optional(),
   workers: z.int().min(1).max(64).default(1),
   /** native is faster, but does not pass the wire fuzzer yet; auto: native where it can be built. */
   transport: z.enum(["auto", "net", "native"]).default("net"),
@@ -81,10 +86,31 @@ export const configSchema = z.strictObject({
 
 export type Config = z.infer<typeof configSchema>;
 
-export function parseConfig(value: unknown): Config {
-  const config = configSchema.parse(value);
-  if (config.server === undefined && config.sidecars.length === 0) {
-    throw new Error("the configuration names neither a server nor sidecars");
+export class ConfigError extends Error {}
+
+/** `base`: the directory that relative paths in it start from. */
+export function parseConfig(value: unknown, base = "."): Config {
+  const result = configSchema.safeParse(value);
+  if (!result.success) {
+    const problems = result.error.issues.map(
+      (issue) => `${issue.path.join(".") || "(top)"}: ${issue.message}`,
+    );
+    throw new ConfigError(`the configuration is not valid: ${problems.join("; ")}`);
   }
-  return config;
+  const config = result.data;
+  if (config.server === undefined && config.sidecars.length === 0) {
+    throw new ConfigError("the configuration names neither a server nor sidecars");
+  }
+  const at = (name: string): string => path.resolve(base, name);
+  const { sidecarTls, tls, authentication } = config;
+  return {
+    ...config,
+    ...(sidecarTls && {
+      sidecarTls: { ca: at(sidecarTls.ca), cert: at(sidecarTls.cert), key: at(sidecarTls.key) },
+    }),
+    ...(tls && { tls: { ...tls, certFile: at(tls.certFile), keyFile: at(tls.keyFile) } }),
+    ...(authentication.passwordFile !== undefined && {
+      authentication: { ...authentication, passwordFile: at(authentication.passwordFile) },
+    }),
+  };
 }

@@ -1,8 +1,9 @@
 /** `quorate-gateway --config gateway.json`, or `--server host:port` for a try. */
-import { readFileSync } from "node:fs";
-import { createLogger } from "@quorate/common";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { createLogger, messageOf } from "@quorate/common";
 import { Command } from "commander";
-import { type Config, parseConfig } from "./config.ts";
+import { type Config, ConfigError, parseConfig } from "./config.ts";
 import { startGateway } from "./start.ts";
 
 const program = new Command("quorate-gateway")
@@ -22,8 +23,19 @@ const given = program.opts<{
   poolSize?: string;
 }>();
 
+function readConfigFile(file: string): Record<string, unknown> & { listen?: object } {
+  try {
+    return JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw new ConfigError(`could not read ${file}: ${messageOf(error)}`);
+  }
+}
+
+const directory = given.config === undefined ? process.cwd() : path.dirname(path.resolve(given.config));
+
 function readConfig(): Config {
-  const raw = given.config === undefined ? {} : JSON.parse(readFileSync(given.config, "utf8"));
+  // biome-ignore lint/suspicious/noExplicitAny: parseConfig checks what comes out
+  const raw: any = given.config === undefined ? {} : readConfigFile(given.config);
   if (given.server !== undefined) {
     const colon = given.server.lastIndexOf(":");
     raw.server = { host: given.server.slice(0, colon), port: Number(given.server.slice(colon + 1)) };
@@ -32,10 +44,20 @@ function readConfig(): Config {
   if (given.authentication !== undefined)
     raw.authentication = { ...raw.authentication, method: given.authentication };
   if (given.poolSize !== undefined) raw.pool = { ...raw.pool, size: Number(given.poolSize) };
-  return parseConfig(raw);
+  return parseConfig(raw, directory);
 }
 
-const config = readConfig();
+/** Exit code 2: only a human can change it, a restart can't. */
+function orExit<T>(what: () => T): T {
+  try {
+    return what();
+  } catch (error) {
+    process.stderr.write(`quorate-gateway: ${messageOf(error)}\n`);
+    process.exit(error instanceof ConfigError ? 2 : 1);
+  }
+}
+
+const config = orExit(readConfig);
 const log = createLogger({
   name: "gateway",
   level: config.log.level,
@@ -48,7 +70,10 @@ const shutdown = (): void => {
   stopping = true;
   log.info("draining");
   gateway.drain().then(
-    () => process.exit(0),
+    () => {
+      if (pidFile !== undefined) rmSync(pidFile, { force: true });
+      process.exit(0);
+    },
     (error: unknown) => {
       log.error({ error }, "could not drain");
       process.exit(1);
@@ -56,7 +81,13 @@ const shutdown = (): void => {
   );
 };
 
-const gateway = await startGateway({ config, log, readConfig, shutdown });
+const gateway = await startGateway({ config, log, readConfig, shutdown }).catch((error: unknown) =>
+  orExit(() => {
+    throw error;
+  }),
+);
+const pidFile = given.config === undefined ? undefined : path.join(directory, "gateway.pid");
+if (pidFile !== undefined) writeFileSync(pidFile, `${process.pid}\n`);
 process.on("SIGHUP", () => gateway.reload());
 process.on("SIGTERM", shutdown);
 process.on("SIGINT", shutdown);

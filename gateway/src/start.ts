@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import * as http from "node:http";
 import { createSecureContext } from "node:tls";
 import type { Logger } from "@quorate/common";
+import { useClientCredentials } from "@quorate/proto";
 import { metricsText } from "./admin/metrics.ts";
 import type { Config } from "./config.ts";
 import { fixedServer, type LeaderSource } from "./route/leader-source.ts";
@@ -46,6 +47,7 @@ export async function startGateway(options: StartOptions): Promise<RunningGatewa
       const fresh = options.readConfig();
       tls = readTls(fresh);
       worker.reconfigure(fresh);
+      leaders.follow?.(fresh.sidecars);
       log.info("configuration read again");
     } catch (error) {
       log.warn({ error }, "the new configuration can't be used; the old one stays");
@@ -96,6 +98,7 @@ function chooseTransport(config: Config, log: Logger): Transport {
 
 function leadersOf(config: Config): LeaderSource {
   if (config.server !== undefined) return fixedServer(config.server.host, config.server.port);
+  useClientCredentials(config.sidecarTls);
   return new SidecarWatch(config.sidecars, `gateway-${process.pid}`);
 }
 

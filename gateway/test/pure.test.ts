@@ -2,7 +2,14 @@ import fc from "fast-check";
 import t from "tap";
 import { Histogram } from "../src/admin/histogram.ts";
 import { owed, Ring } from "../src/pool/ring.ts";
-import { emptyTable, type SeenStatus, statusSeen, streamLost, viewOf } from "../src/route/leader-table.ts";
+import {
+  emptyTable,
+  nodeForgotten,
+  type SeenStatus,
+  statusSeen,
+  streamLost,
+  viewOf,
+} from "../src/route/leader-table.ts";
 import { PendingSettings } from "../src/session/pending-settings.ts";
 import { mockVerifier, readVerifier, ScramClient, ScramServer } from "../src/session/scram.ts";
 import { changeSettings, noSettings, settingsChangeSql, settingsOf } from "../src/session/settings.ts";
@@ -153,6 +160,7 @@ t.test("the leader is the one of the highest term, and never again one of a lowe
     promisedTerm: term,
     consistent: true,
     leader: null,
+    commitLsn: 5n,
     appliedLsn: 1n,
     quiesced: false,
     ...more,
@@ -167,13 +175,17 @@ t.test("the leader is the one of the highest term, and never again one of a lowe
   t.equal(viewOf(statusSeen(table, status("n1", "leader", 3, { quiesced: true }))).holding, true);
   t.equal(viewOf(statusSeen(table, status("n1", "leader", 3, { fenceTerm: 4 }))).leader, undefined);
   t.equal(viewOf(statusSeen(table, status("n1", "leader", 3, { postgres: "crashed" }))).leader, undefined);
-  t.equal(viewOf(streamLost(table, "n1")).leader, undefined);
+  t.equal(viewOf(streamLost(table, "n1")).leader?.node, "n1", "only its sidecar may have died");
+  t.same(viewOf(streamLost(table, "n2")).followers, [], "a follower that can't be asked is not read");
+  t.equal(viewOf(table).followers[0]?.lagBytes, 4);
+  t.equal(viewOf(nodeForgotten(table, "n1")).leader, undefined);
   const elected = statusSeen(table, status("n2", "elected", 5));
   t.equal(viewOf(elected).leader, undefined, "a higher term begins: the old leader counts no more");
   const newer = statusSeen(elected, status("n2", "leader", 5));
   t.match(viewOf(newer).leader, { node: "n2", term: 5 });
   t.match(viewOf(statusSeen(newer, status("n1", "leader", 3))).leader, { node: "n2" });
-  t.equal(viewOf(streamLost(newer, "n2")).leader, undefined);
+  const stale = statusSeen(streamLost(table, "n1"), status("n2", "elected", 5));
+  t.equal(viewOf(stale).leader, undefined, "the word of a dead sidecar doesn't outlive its term");
 });
 
 t.test("percentiles are within a bucket of the truth", async (t) => {

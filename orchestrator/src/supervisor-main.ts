@@ -7,11 +7,12 @@ import { createLogger, isAlive, type Logger, messageOf, poll, sendSignal } from 
 import { connectSidecar } from "@quorate/proto";
 import { type OpenCluster, openCluster, paths } from "./cluster/files.ts";
 import { livePid } from "./cluster/processes.ts";
-import { orchestratorMain, sidecarMain } from "./cluster/programs.ts";
+import { gatewayMain, orchestratorMain, sidecarMain } from "./cluster/programs.ts";
 import { type ChildSpec, Supervised } from "./cluster/supervised.ts";
 
 const sidecarStopTimeoutMs = 45_000;
 const orchestratorStopTimeoutMs = 5_000;
+const gatewayStopTimeoutMs = 10_000;
 
 /** Kill what a dead supervisor left behind; Postgres stays, the new sidecar adopts it. */
 async function removeLeftover(pidFile: string, mark: string, log: Logger): Promise<void> {
@@ -44,6 +45,7 @@ class Supervisor {
   readonly #log: Logger;
   readonly #sidecars = new Map<string, Supervised>();
   readonly #orchestrators = new Map<string, Supervised>();
+  readonly #gateways = new Map<string, Supervised>();
   #reloading: Promise<unknown> = Promise.resolve();
   #stopped: Promise<void> | undefined;
 
@@ -55,6 +57,7 @@ class Supervisor {
   async start(): Promise<void> {
     for (const { id } of this.#cluster.file.nodes) await this.#startSidecar(id);
     for (const { id } of this.#cluster.file.orchestrators) await this.#startOrchestrator(id);
+    for (const { id } of this.#cluster.file.gateways) await this.#startGateway(id);
   }
 
   /** cluster.json has changed: what is new is started, what is gone is stopped, orchestrators start with what they know now. */
@@ -80,6 +83,7 @@ class Supervisor {
       await child.stop(orchestratorStopTimeoutMs);
       await this.#startOrchestrator(id);
     }
+    for (const child of this.#gateways.values()) child.hangUp();
   }
 
   async #startSidecar(id: string): Promise<void> {
@@ -96,6 +100,14 @@ class Supervisor {
     await removeLeftover(paths.orchestratorPid(dir, id), config, this.#log);
     const args = [orchestratorMain, "--config", config];
     this.#start(this.#orchestrators, { name: id, args, logFile: paths.orchestratorLog(dir, id) });
+  }
+
+  async #startGateway(id: string): Promise<void> {
+    const { dir } = this.#cluster;
+    const config = paths.gatewayConfig(dir, id);
+    await removeLeftover(paths.gatewayPid(dir, id), config, this.#log);
+    const args = [gatewayMain, "--config", config];
+    this.#start(this.#gateways, { name: id, args, logFile: paths.gatewayLog(dir, id) });
   }
 
   #start(children: Map<string, Supervised>, spec: ChildSpec): void {
@@ -115,6 +127,7 @@ class Supervisor {
     await Promise.all(
       [...this.#orchestrators.values()].map((child) => child.stop(orchestratorStopTimeoutMs)),
     );
+    await Promise.all([...this.#gateways.values()].map((child) => child.stop(gatewayStopTimeoutMs)));
     const leader = await leaderOf(this.#cluster);
     if (leader !== undefined) await this.#sidecars.get(leader)?.stop(sidecarStopTimeoutMs);
     const rest = [...this.#sidecars].filter(([id]) => id !== leader);

@@ -58,6 +58,10 @@ export const sidecarConfigSchema = z.strictObject({
     database: sqlNameSchema.default("app"),
     passwordFile: pathSchema,
   }),
+  /** The gateways' own account: it may read who may log in, and nothing else. Made with the first node's data. */
+  gateway: z
+    .strictObject({ user: sqlNameSchema.default("quorate_gateway"), passwordFile: pathSchema })
+    .optional(),
   /** Backups and the WAL archive (docs/backup.md); without it there are none. */
   backup: backupConfigSchema.optional(),
   /** What SIGTERM or SIGINT to the sidecar does to its Postgres. */
@@ -102,6 +106,17 @@ export const clusterFileSchema = z.strictObject({
       httpPort: portSchema,
     }),
   ),
+  /** The front doors; the first one's port is the cluster's connection string. */
+  gateways: z
+    .array(
+      z.strictObject({
+        id: nodeIdSchema,
+        zone: labelSchema,
+        host: z.string().min(1),
+        ports: z.strictObject({ any: portSchema, read: portSchema, http: portSchema }),
+      }),
+    )
+    .default([]),
 });
 
 export type ClusterFile = z.infer<typeof clusterFileSchema>;
@@ -126,6 +141,9 @@ export function loadSidecarConfig(file: string): SidecarConfig {
     postgres: { ...config.postgres, binDir: at(config.postgres.binDir) },
     replication: { ...config.replication, passwordFile: at(config.replication.passwordFile) },
     app: { ...config.app, passwordFile: at(config.app.passwordFile) },
+    ...(config.gateway === undefined
+      ? {}
+      : { gateway: { ...config.gateway, passwordFile: at(config.gateway.passwordFile) } }),
     ...(config.tls === undefined
       ? {}
       : { tls: { ca: at(config.tls.ca), cert: at(config.tls.cert), key: at(config.tls.key) } }),

@@ -88,6 +88,7 @@ export class DataDirectory {
       { timeoutMs: initTimeoutMs, signal },
     );
     await this.#singleUser("postgres", this.#rolesAndDatabase(), signal);
+    await this.#singleUser("postgres", this.#gatewayRights(), signal);
     for (const database of new Set(["postgres", this.#config.app.database]))
       await this.#singleUser(database, "CREATE EXTENSION IF NOT EXISTS quorate;\n", signal);
     await this.#finish();
@@ -102,6 +103,18 @@ export class DataDirectory {
       ...(app.database === "postgres" ? [] : [`CREATE DATABASE ${app.database} OWNER ${app.user}`]),
     ];
     return statements.map((statement) => `${statement};\n`).join("");
+  }
+
+  /** What a gateway must know of those who log in, in the database that it asks. */
+  #gatewayRights(): string {
+    const { gateway } = this.#config;
+    if (gateway === undefined) return "";
+    const verifier = scramVerifier(readSecret(gateway.passwordFile, "gateway.passwordFile"));
+    return (
+      `CREATE ROLE ${gateway.user} LOGIN PASSWORD '${verifier}';\n` +
+      "GRANT SELECT (rolname, rolpassword, rolcanlogin, rolvaliduntil) " +
+      `ON pg_catalog.pg_authid TO ${gateway.user};\n`
+    );
   }
 
   async #singleUser(database: string, sql: string, signal: AbortSignal): Promise<void> {

@@ -54,6 +54,8 @@ export interface TestClusterOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** With backups, as users have them; they cost a short while, so only tests of backups have them. */
   readonly backup?: boolean;
+  /** With a gateway, as users have it; only tests of the gateway have it. */
+  readonly gateway?: boolean;
 }
 
 /** What tap's and the benchmark's tests have in common. */
@@ -108,7 +110,14 @@ export class TestCluster {
   }
 
   upArguments(): string[] {
-    const { nodes = 3, zones = "a,b,c", policy = "majority", settings = {}, backup = false } = this.#options;
+    const {
+      nodes = 3,
+      zones = "a,b,c",
+      policy = "majority",
+      settings = {},
+      backup = false,
+      gateway = false,
+    } = this.#options;
     const sets = Object.entries(settings).flatMap(([name, value]) => ["--set", `${name}=${value}`]);
     const size = ["--nodes", String(nodes), "--zones", zones, "--policy", policy];
     return [
@@ -121,6 +130,7 @@ export class TestCluster {
       "--detach",
       ...sets,
       ...(backup ? [] : ["--no-backup"]),
+      ...(gateway ? [] : ["--no-gateway"]),
     ];
   }
 

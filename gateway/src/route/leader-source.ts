@@ -3,8 +3,11 @@ import type { Endpoint } from "../pool/pool.ts";
 
 export type FollowerEndpoint = Endpoint & {
   readonly zone: string;
-  /** What it has applied. */
+  /** What it had applied when it was heard of last. */
   readonly appliedLsn: bigint;
+  /** How far that is behind the highest commit LSN that any node knows. */
+  readonly lagBytes: number;
+  readonly seenAtMs: number;
 };
 
 export type View = {
@@ -18,6 +21,8 @@ export interface LeaderSource {
   readonly view: View;
   /** Called at each change; gives the way to stop it. */
   subscribe(changed: (view: View) => void): () => void;
+  /** Nodes have been added or removed; for sources that listen to sidecars. */
+  follow?(addresses: readonly { readonly host: string; readonly grpcPort: number }[]): void;
   close(): void;
 }
 

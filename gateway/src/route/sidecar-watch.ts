@@ -1,7 +1,7 @@
 /** The leader as the sidecars' status streams tell it; streams that end are opened again, with a pause in between. */
 import { connectSidecar, type SidecarClient } from "@quorate/proto";
 import type { LeaderSource, View } from "./leader-source.ts";
-import { emptyTable, sameView, statusSeen, streamLost, viewOf } from "./leader-table.ts";
+import { emptyTable, nodeForgotten, sameView, statusSeen, streamLost, viewOf } from "./leader-table.ts";
 
 export type SidecarAddress = { readonly host: string; readonly grpcPort: number };
 
@@ -9,33 +9,52 @@ const intervalMs = 500;
 const silenceMs = 3_000;
 const pauseMs = 200;
 
+type Watched = { readonly client: SidecarClient; readonly over: AbortController; node?: string };
+
 export class SidecarWatch implements LeaderSource {
   view: View = { leader: undefined, holding: false, followers: [] };
   #table = emptyTable;
   readonly #listeners = new Set<(view: View) => void>();
-  readonly #sidecars: SidecarClient[];
-  readonly #over = new AbortController();
+  readonly #watched = new Map<string, Watched>();
   readonly #watcher: string;
 
   constructor(addresses: readonly SidecarAddress[], watcher: string) {
     this.#watcher = watcher;
-    this.#sidecars = addresses.map(({ host, grpcPort }) => connectSidecar(`${host}:${grpcPort}`));
-    for (const sidecar of this.#sidecars) this.#watch(sidecar);
+    this.follow(addresses);
   }
 
-  #watch(sidecar: SidecarClient): void {
-    if (this.#over.signal.aborted) return;
-    let node: string | undefined;
-    sidecar.watch(
-      { watcher: this.#watcher, intervalMs, silenceMs, signal: this.#over.signal },
+  /** Nodes have been added or removed. */
+  follow(addresses: readonly SidecarAddress[]): void {
+    const wanted = new Set(addresses.map(({ host, grpcPort }) => `${host}:${grpcPort}`));
+    for (const [address, watched] of this.#watched) {
+      if (wanted.has(address)) continue;
+      this.#watched.delete(address);
+      watched.over.abort();
+      watched.client.close();
+      if (watched.node !== undefined) this.#change(nodeForgotten(this.#table, watched.node));
+    }
+    for (const address of wanted) {
+      if (this.#watched.has(address)) continue;
+      const watched: Watched = { client: connectSidecar(address), over: new AbortController() };
+      this.#watched.set(address, watched);
+      this.#watch(watched);
+    }
+  }
+
+  #watch(watched: Watched): void {
+    const { signal } = watched.over;
+    if (signal.aborted) return;
+    watched.client.watch(
+      { watcher: this.#watcher, intervalMs, silenceMs, signal },
       {
         status: (status) => {
-          node = status.node;
-          this.#change(statusSeen(this.#table, status));
+          watched.node = status.node;
+          this.#change(statusSeen(this.#table, status, performance.now()));
         },
         end: () => {
-          if (node !== undefined) this.#change(streamLost(this.#table, node));
-          setTimeout(() => this.#watch(sidecar), pauseMs).unref();
+          if (signal.aborted) return;
+          if (watched.node !== undefined) this.#change(streamLost(this.#table, watched.node));
+          setTimeout(() => this.#watch(watched), pauseMs).unref();
         },
       },
     );
@@ -44,12 +63,9 @@ export class SidecarWatch implements LeaderSource {
   #change(table: typeof emptyTable): void {
     this.#table = table;
     const view = viewOf(table);
-    if (sameView(view, this.view)) {
-      this.view = view;
-      return;
-    }
+    const same = sameView(view, this.view);
     this.view = view;
-    for (const each of this.#listeners) each(view);
+    if (!same) for (const each of this.#listeners) each(view);
   }
 
   subscribe(changed: (view: View) => void): () => void {
@@ -58,8 +74,11 @@ export class SidecarWatch implements LeaderSource {
   }
 
   close(): void {
-    this.#over.abort();
     this.#listeners.clear();
-    for (const sidecar of this.#sidecars) sidecar.close();
+    for (const { client, over } of this.#watched.values()) {
+      over.abort();
+      client.close();
+    }
+    this.#watched.clear();
   }
 }

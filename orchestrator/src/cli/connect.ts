@@ -2,7 +2,14 @@
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { appUrl, type ClusterNode, findNode, type OpenCluster, openCluster } from "../cluster/files.ts";
+import {
+  appUrl,
+  type ClusterNode,
+  findNode,
+  gatewayUrl,
+  type OpenCluster,
+  openCluster,
+} from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 import { leaderNode, takeLivePicture } from "./sightings.ts";
 
@@ -39,6 +46,8 @@ function urlOfAll(cluster: OpenCluster): string {
 export async function url(dir: string, options: TargetOptions & { all?: boolean }): Promise<void> {
   const cluster = openCluster(dir);
   if (options.all === true) console.log(urlOfAll(cluster));
+  else if (options.role === undefined && options.node === undefined)
+    console.log(gatewayUrl(cluster) ?? appUrl(cluster, await leaderNode(cluster)));
   else console.log(appUrl(cluster, await chooseNode(cluster, options)));
 }
 

@@ -22,6 +22,11 @@ function leftovers({ dir, file }: OpenCluster): { name: string; pid: number; sig
       pid: livePid(paths.orchestratorPid(dir, id), paths.orchestratorConfig(dir, id)),
       signal: "SIGTERM" as const,
     })),
+    ...file.gateways.map(({ id }) => ({
+      name: `gateway ${id}`,
+      pid: livePid(paths.gatewayPid(dir, id), paths.gatewayConfig(dir, id)),
+      signal: "SIGTERM" as const,
+    })),
     ...file.nodes.map(({ id }) => ({
       name: `sidecar ${id}`,
       pid: livePid(paths.sidecarPid(dir, id), paths.sidecarConfig(dir, id)),
@@ -75,7 +80,7 @@ export async function stopCluster(cluster: OpenCluster, progress: Progress): Pro
 
 /** Only what `up` and the nodes have made; a file of somebody else stays, and its directory with it. */
 export function purge(dir: string): void {
-  for (const name of ["nodes", "orchestrators", "backup", "secrets", "tls"]) {
+  for (const name of ["nodes", "orchestrators", "gateways", "backup", "secrets", "tls"]) {
     rmSync(path.join(dir, name), { recursive: true, force: true });
   }
   for (const file of [paths.supervisorPid(dir), paths.supervisorLog(dir), paths.clusterFile(dir)]) {

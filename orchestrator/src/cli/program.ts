@@ -72,6 +72,7 @@ function addRunning(program: Command): void {
       ).argParser(setting),
     )
     .option("--no-backup", "without backups and WAL archive (new cluster)")
+    .option("--no-gateway", "without a gateway (new cluster)")
     .option("--detach", "return when the cluster is up; it goes on in the background")
     .action(async ({ dir, set, detach, ...options }) => {
       const { up } = await import("./up.ts");

@@ -8,6 +8,7 @@ import {
   checkReachable,
   clusterExists,
   findNode,
+  gatewayUrl,
   localBackup,
   type OpenCluster,
   openCluster,
@@ -36,6 +37,7 @@ export interface UpRequest extends UpOptions {
 const clusterName = "main";
 const supervisorStartTimeoutMs = 10_000;
 const stopTimeoutMs = 120_000;
+const gatewayStartTimeoutMs = 20_000;
 
 function progress(line: string): void {
   console.log(line);
@@ -174,13 +176,14 @@ export async function up(request: UpRequest): Promise<void> {
     await stopSupervisor(request.dir);
     return;
   }
+  await gatewayListens(cluster);
   announce(cluster, outcome.leader);
   if (!foreground) {
     if (running !== undefined)
       progress(`It was running already. Stop it with: quorate down --dir ${request.dir}`);
     return;
   }
-  const url = appUrl(cluster, findNode(cluster, outcome.leader));
+  const url = gatewayUrl(cluster) ?? appUrl(cluster, findNode(cluster, outcome.leader));
   if (process.stdout.isTTY) await watchUntilSignal(cluster, false, `\n${url}\nCtrl-C stops the cluster.\n`);
   else {
     progress("Running until this process is stopped.");
@@ -191,12 +194,30 @@ export async function up(request: UpRequest): Promise<void> {
   await stopSupervisor(request.dir);
 }
 
+/** A cluster without its front door is a cluster all the same: then that is said. */
+async function gatewayListens({ dir, file }: OpenCluster): Promise<void> {
+  for (const { id, host, ports } of file.gateways) {
+    const health = async (): Promise<true | undefined> => {
+      const answer = await fetch(`http://${host}:${ports.http}/health`).catch(() => undefined);
+      return answer?.ok === true ? true : undefined;
+    };
+    await poll(health, { what: `the gateway ${id} to listen`, timeoutMs: gatewayStartTimeoutMs }).catch(() =>
+      progress(`The gateway ${id} does not listen yet, see ${paths.gatewayLog(dir, id)}`),
+    );
+  }
+}
+
 function announce(cluster: OpenCluster, leader: string): void {
+  const direct = appUrl(cluster, findNode(cluster, leader));
+  const url = gatewayUrl(cluster);
   progress("");
   progress(`The cluster is up, ${leader} leads. Connect with`);
   progress("");
-  progress(`  ${appUrl(cluster, findNode(cluster, leader))}`);
+  progress(`  ${url ?? direct}`);
   progress("");
+  if (url === undefined) return;
+  progress(`It holds whoever leads. Reads only, on followers: ${gatewayUrl(cluster, "read")}`);
+  progress(`Past the gateway, to the leader of this moment: ${direct}`);
 }
 
 async function stopSupervisor(dir: string): Promise<void> {

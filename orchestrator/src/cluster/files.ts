@@ -57,6 +57,10 @@ export const paths = {
     path.join(dir, "orchestrators", id, "orchestrator.pid"),
   orchestratorLog: (dir: string, id: string): string =>
     path.join(dir, "orchestrators", id, "log", "orchestrator.log"),
+  gateway: (dir: string, id: string): string => path.join(dir, "gateways", id),
+  gatewayConfig: (dir: string, id: string): string => path.join(dir, "gateways", id, "gateway.json"),
+  gatewayPid: (dir: string, id: string): string => path.join(dir, "gateways", id, "gateway.pid"),
+  gatewayLog: (dir: string, id: string): string => path.join(dir, "gateways", id, "log", "gateway.log"),
   repository: (dir: string): string => path.join(dir, "backup"),
   repositoryKey: (dir: string): string => path.join(dir, "secrets", "repository.key"),
   supervisorPid: (dir: string): string => path.join(dir, "supervisor.pid"),
@@ -113,6 +117,8 @@ export function writeCluster(
     writeJson(paths.sidecarConfig(dir, node.id), sidecarConfigFor(file, node, settings, backup));
   }
   writeOrchestratorConfigs(dir, file);
+  if (file.gateways.length > 0) writeSecret(path.join(paths.secrets(dir), "gateway.password"));
+  writeGatewayConfigs(dir, file);
   writeJson(paths.clusterFile(dir), file);
   return { dir, file };
 }
@@ -162,6 +168,28 @@ export function writeOrchestratorConfigs(dir: string, file: ClusterFile): void {
       logLevel: "info",
     };
     writeJson(paths.orchestratorConfig(dir, orchestrator.id), config);
+  }
+}
+
+/** What an operator has changed in a gateway's configuration stays; who the nodes are is ours. */
+export function writeGatewayConfigs(dir: string, file: ClusterFile): void {
+  for (const { id, zone, host, ports } of file.gateways) {
+    mkdirSync(path.join(paths.gateway(dir, id), "log"), { recursive: true, mode: 0o755 });
+    const name = paths.gatewayConfig(dir, id);
+    const before: object = existsSync(name)
+      ? (JSON.parse(readFileSync(name, "utf8")) as object)
+      : {
+          authentication: { user: "quorate_gateway", passwordFile: "../../secrets/gateway.password" },
+          admin: { users: [file.app.user] },
+          drainMs: 3_000,
+        };
+    writeJson(name, {
+      ...before,
+      zone,
+      listen: { host, port: ports.any, readPort: ports.read },
+      metrics: { host, port: ports.http },
+      sidecars: file.nodes.map((node) => ({ host: node.host, grpcPort: node.ports.grpc })),
+    });
   }
 }
 
@@ -217,7 +245,17 @@ export function openDirToPostgres(dir: string): void {
 }
 
 export function appUrl(cluster: OpenCluster, node: ClusterNode): string {
+  return appUrlAt(cluster, node.host, node.ports.postgres);
+}
+
+/** The connection string that holds for the cluster's life, if it has a gateway. */
+export function gatewayUrl(cluster: OpenCluster, port: "any" | "read" = "any"): string | undefined {
+  const gateway = cluster.file.gateways[0];
+  return gateway === undefined ? undefined : appUrlAt(cluster, gateway.host, gateway.ports[port]);
+}
+
+function appUrlAt(cluster: OpenCluster, host: string, port: number): string {
   const { user, database, passwordFile } = cluster.file.app;
   const password = readFileSync(path.resolve(cluster.dir, passwordFile), "utf8").trimEnd();
-  return `postgresql://${user}:${encodeURIComponent(password)}@${node.host}:${node.ports.postgres}/${database}`;
+  return `postgresql://${user}:${encodeURIComponent(password)}@${host}:${port}/${database}`;
 }

@@ -10,6 +10,7 @@ import {
   type OpenCluster,
   paths,
   writeClusterFile,
+  writeGatewayConfigs,
   writeJson,
   writeOrchestratorConfigs,
 } from "./files.ts";
@@ -105,6 +106,7 @@ function rewrite(cluster: OpenCluster, nodes: readonly ClusterNode[]): OpenClust
   const file = { ...cluster.file, nodes: [...nodes] };
   writeClusterFile(cluster.dir, file);
   writeOrchestratorConfigs(cluster.dir, file);
+  writeGatewayConfigs(cluster.dir, file);
   return { dir: cluster.dir, file };
 }
 

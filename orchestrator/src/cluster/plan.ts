@@ -8,6 +8,8 @@ export interface UpOptions {
   readonly zones?: readonly string[];
   readonly policy?: string;
   readonly basePort?: number;
+  /** False: without a gateway. */
+  readonly gateway?: boolean;
 }
 
 export interface PlanInput extends UpOptions {
@@ -100,6 +102,17 @@ export function planCluster(input: PlanInput): ClusterFile {
       host,
       httpPort: base + 3 * stride + index + 1,
     })),
+    gateways:
+      input.gateway === false
+        ? []
+        : [
+            {
+              id: nodeId("g1"),
+              zone: zoneOf(1),
+              host,
+              ports: { any: base, read: base + stride, http: base + 2 * stride },
+            },
+          ],
   };
 }
 
@@ -123,6 +136,7 @@ export function sidecarConfigFor(
       database: cluster.app.database,
       passwordFile: `../../${cluster.app.passwordFile}`,
     },
+    ...(cluster.gateways.length === 0 ? {} : { gateway: { passwordFile: "../../secrets/gateway.password" } }),
   };
 }
 
@@ -134,6 +148,11 @@ export function allPorts(cluster: ClusterFile): { port: number; purpose: string 
       { port: ports.http, purpose: `HTTP of ${id}` },
     ]),
     ...cluster.orchestrators.map(({ id, httpPort }) => ({ port: httpPort, purpose: `HTTP of ${id}` })),
+    ...cluster.gateways.flatMap(({ id, ports }) => [
+      { port: ports.any, purpose: `clients of the gateway ${id}` },
+      { port: ports.read, purpose: `reading clients of ${id}` },
+      { port: ports.http, purpose: `HTTP of ${id}` },
+    ]),
   ];
 }
 

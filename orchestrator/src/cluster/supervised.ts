@@ -75,6 +75,11 @@ export class Supervised {
     }
   }
 
+  /** To read its configuration again. */
+  hangUp(): void {
+    this.#child?.kill("SIGHUP");
+  }
+
   /** SIGTERM, and SIGKILL when the time is over. Never restarted after this call. */
   async stop(timeoutMs: number): Promise<void> {
     this.#stopping = true;
