@@ -2,9 +2,9 @@
 import { messageOf } from "@quorate/common";
 import { Argument, Command, Option } from "commander";
 import { ensurePostgres } from "./build-postgres.ts";
+import { startLoadedServer } from "./lib/postgres/loaded.ts";
 import type { Variant } from "./lib/postgres/plan.ts";
-import { loadedSettings, runSuite, suites } from "./lib/postgres/suites.ts";
-import { repoRoot } from "./lib/repo.ts";
+import { runSuite, suites } from "./lib/postgres/suites.ts";
 import { add, nothing } from "./lib/totals.ts";
 
 async function main(): Promise<void> {
@@ -15,7 +15,7 @@ async function main(): Promise<void> {
     .addOption(
       new Option("--variant <name>", "which build").choices(["release", "assert"]).default("release"),
     )
-    .option("--loaded", "with the extension loaded (and the settings of regress/loaded.conf)")
+    .option("--loaded", "with the extension loaded, every primary leading a cohort of one")
     .option("--quiet", "print only the results")
     .parse();
   const options = command.opts<{ variant: Variant; loaded?: boolean; quiet?: boolean }>();
@@ -24,14 +24,18 @@ async function main(): Promise<void> {
     variant: options.variant,
     flavour: options.loaded === true ? "quorate" : "patched",
   });
-  const settings = options.loaded === true ? { settings: await loadedSettings(build, repoRoot) } : {};
   const onOutput = options.quiet === true ? {} : { onOutput: (text: string) => process.stdout.write(text) };
   let totals = nothing;
   for (const name of wanted) {
-    const result = await runSuite(name, { build, ...settings, ...onOutput });
-    totals = add(totals, result.totals);
-    const where = result.ok ? "" : `; see ${result.logDirectory}`;
-    console.log(`${name}: ${result.totals.passed} passed, ${result.totals.failed} failed${where}`);
+    const loaded = options.loaded === true ? await startLoadedServer(build) : undefined;
+    try {
+      const result = await runSuite(name, { build, ...(loaded && { loaded }), ...onOutput });
+      totals = add(totals, result.totals);
+      const where = result.ok ? "" : `; see ${result.logDirectory}`;
+      console.log(`${name}: ${result.totals.passed} passed, ${result.totals.failed} failed${where}`);
+    } finally {
+      await loaded?.dispose();
+    }
   }
   console.log(`${totals.passed} passed, ${totals.failed} failed`);
   if (totals.failed > 0 || totals.passed === 0) process.exitCode = 1;

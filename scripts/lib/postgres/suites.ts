@@ -1,11 +1,12 @@
 /** Runs Postgres's own test suites against a build, as the unprivileged user. */
 import { spawn } from "node:child_process";
-import { createWriteStream, existsSync } from "node:fs";
-import { readFile, rm, writeFile } from "node:fs/promises";
+import { createWriteStream } from "node:fs";
+import { rm } from "node:fs/promises";
 import path from "node:path";
 import { asPostgres, makePostgresTempDirectory, postgresUser, run } from "@quorate/common";
 import type { PostgresBuild } from "../../build-postgres.ts";
 import { pgRegressTotals, proveTotals, type Totals } from "../totals.ts";
+import type { LoadedServer } from "./loaded.ts";
 
 type Suite =
   | { readonly kind: "regress"; readonly driver: string; readonly input: string; readonly schedule: string }
@@ -34,8 +35,8 @@ export const suites: Readonly<Record<string, Suite>> = {
 
 export type SuiteOptions = {
   readonly build: PostgresBuild;
-  /** Added to postgresql.conf of every server that the suite starts. */
-  readonly settings?: string;
+  /** Run it where the extension is loaded and every primary leads a cohort of one. */
+  readonly loaded?: LoadedServer;
   /** Called with the suite's output as it comes. */
   readonly onOutput?: (text: string) => void;
 };
@@ -69,29 +70,15 @@ async function stream(
   return { code, output };
 }
 
-/** The settings under which the extension is loaded, also in an installation that lacks it. */
-export async function loadedSettings(build: PostgresBuild, root: string): Promise<string> {
-  const own = path.join(root, "regress/loaded.conf");
-  const libraries = (await run(path.join(build.bin, "pg_config"), ["--pkglibdir"])).stdout.trim();
-  const share = (await run(path.join(build.bin, "pg_config"), ["--sharedir"])).stdout.trim();
-  return [
-    `dynamic_library_path = '${libraries}:$libdir'`,
-    `extension_control_path = '${share}:$system'`,
-    "shared_preload_libraries = 'quorate'",
-    existsSync(own) ? await readFile(own, "utf8") : "",
-  ].join("\n");
-}
-
 async function runRegress(suite: Extract<Suite, { kind: "regress" }>, options: SuiteOptions) {
   const { build } = options;
   const work = await makePostgresTempDirectory("quorate-suite-");
   const input = path.join(build.sourceTree, suite.input);
-  const extra: string[] = [];
-  if (options.settings !== undefined) {
-    const file = path.join(work, "extra.conf");
-    await writeFile(file, `${options.settings}\n`, { mode: 0o644 });
-    extra.push(`--temp-config=${file}`);
-  }
+  const { loaded } = options;
+  const server =
+    loaded === undefined
+      ? [`--temp-instance=${path.join(work, "instance")}`]
+      : [`--host=${loaded.env.PGHOST}`, `--port=${loaded.env.PGPORT}`, `--user=${loaded.env.PGUSER}`];
   const { code, output } = await stream(
     options,
     path.join(work, "suite.log"),
@@ -103,10 +90,9 @@ async function runRegress(suite: Extract<Suite, { kind: "regress" }>, options: S
       `--expecteddir=${input}`,
       `--dlpath=${path.join(build.sourceTree, "src/test/regress")}`,
       `--outputdir=${work}`,
-      `--temp-instance=${path.join(work, "instance")}`,
+      ...server,
       `--schedule=${path.join(input, suite.schedule)}`,
       "--max-concurrent-tests=20",
-      ...extra,
     ],
     { LC_ALL: "C", PGTZ: "", PGHOST: "" },
   );
@@ -122,13 +108,10 @@ async function runMake(suite: Extract<Suite, { kind: "make" }>, options: SuiteOp
   const user = postgresUser();
   if (user !== undefined) await run("chown", ["-R", `${user.uid}:${user.gid}`, tree], { timeoutMs: 120_000 });
   const work = await makePostgresTempDirectory("quorate-suite-");
-  const env: Record<string, string> = { LC_ALL: "C", MAKEFLAGS: "", MAKELEVEL: "" };
-  if (options.settings !== undefined) {
-    const file = path.join(work, "extra.conf");
-    await writeFile(file, `${options.settings}\n`, { mode: 0o644 });
-    env["TEMP_CONFIG"] = file;
-  }
-  const args = ["-k", "-C", path.join(tree, suite.directory), "check"];
+  const { loaded } = options;
+  const env = { LC_ALL: "C", MAKEFLAGS: "", MAKELEVEL: "", ...loaded?.env };
+  const what = loaded === undefined ? ["check"] : ["installcheck", `bindir=${loaded.bin}`];
+  const args = ["-k", "-C", path.join(tree, suite.directory), ...what];
   const { code, output } = await stream(options, path.join(work, "suite.log"), tree, "make", args, env);
   const regress = pgRegressTotals(output);
   const prove = proveTotals(output);
