@@ -125,10 +125,11 @@ async function run(): Promise<void> {
     process.exit(1);
   });
   await node.begin();
-  backup?.start(
-    () => node.status(),
-    () => node.watchers.publish(),
-  );
+  backup?.start({
+    status: () => node.status(),
+    changed: () => node.watchers.publish(),
+    record: (event) => node.events.append(event),
+  });
 }
 
 /** Watchers see Postgres stop before their streams end. */

@@ -54,11 +54,11 @@ export function safetySettings(config: SidecarConfig, paths: NodePaths): Setting
 }
 
 /** Only a leader's archiver pushes ("on", not "always"), and only what the quorum has committed. */
-function archiveSettings({ backup }: SidecarConfig, paths: NodePaths): Settings {
+function archiveSettings({ backup, host }: SidecarConfig, paths: NodePaths): Settings {
   if (backup === undefined) return {};
   return {
     archive_mode: "on",
-    archive_command: `${shellQuote(backupPaths(paths.root, backup).pushScript)} %p`,
+    archive_command: `${shellQuote(backupPaths(paths.root, backup, host).pushScript)} %p`,
     archive_timeout: `${backup.archive.timeoutSeconds}s`,
   };
 }

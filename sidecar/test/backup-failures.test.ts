@@ -27,10 +27,10 @@ async function open(directory: string, data: string, change: Partial<BackupConfi
     cipherKeyFile: path.join(directory, "key"),
     ...change,
   });
-  const paths = backupPaths(directory, config);
+  const paths = backupPaths(directory, config, "127.0.0.1");
   const postgres = { dataDirectory: data, socketDirectory: directory, port: 5432 };
   prepareBackup({ config: { host: "127.0.0.1", backup: config }, paths, stanza: "main", postgres, owner });
-  return { paths, pgbackrest: new Pgbackrest({ config, stanza: "main", paths, owner }) };
+  return { paths, pgbackrest: new Pgbackrest({ config, stanza: "main", paths, host: "127.0.0.1", owner }) };
 }
 
 async function newData(t: Test): Promise<string> {
@@ -193,7 +193,9 @@ test("segments that nobody archived are marked again; what is gone is a gap", as
   for (const i of [1, 2, 3]) await writeFile(path.join(directory, "pg_wal", name(i)), "");
   await writeFile(path.join(status, `${name(1)}.done`), "");
   await writeFile(path.join(status, `${name(2)}.ready`), "");
-  const outcome = await repairArchive(directory, owner, [1, 2, 3, 4].map(name));
+  const full = await repairArchive(directory, owner, [1, 2, 3, 4].map(name), 0);
+  t.same(full, { marked: [], waiting: [name(2)], lost: [name(4)] }, "no more than there is room for");
+  const outcome = await repairArchive(directory, owner, [1, 2, 3, 4].map(name), 9);
   t.same(outcome, { marked: [name(1), name(3)], waiting: [name(2)], lost: [name(4)] });
   for (const i of [1, 2, 3]) await t.resolves(readFile(path.join(status, `${name(i)}.ready`)));
   await t.rejects(readFile(path.join(status, `${name(1)}.done`)), { code: "ENOENT" });

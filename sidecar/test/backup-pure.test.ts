@@ -3,15 +3,7 @@ import fc from "fast-check";
 import { test } from "tap";
 import { targetSettings } from "../src/backup/archive-replay.ts";
 import { missingSegments } from "../src/backup/archive-watch.ts";
-import { absoluteBackupConfig, type BackupConfig, backupConfigSchema } from "../src/backup/backup-config.ts";
 import { explainFailure } from "../src/backup/backup-failures.ts";
-import {
-  type BackupReport,
-  backupPicture,
-  formatBackupPicture,
-  formatBytes,
-  readReport,
-} from "../src/backup/backup-report.ts";
 import { dueBackup, isTaskDue, isTooOld } from "../src/backup/backup-schedule.ts";
 import { backupTurn, type SeenNode, turnOrder } from "../src/backup/backup-turn.ts";
 import { judgeVerify } from "../src/backup/backup-work.ts";
@@ -21,8 +13,6 @@ import {
   systemIdentifierOf,
   withSystemIdentifier,
 } from "../src/backup/control-file.ts";
-import { peerAddresses } from "../src/backup/peers.ts";
-import { backupPaths, getScript, leaderOptions, pgbackrestConf } from "../src/backup/pgbackrest-conf.ts";
 import { type Backup, parseInfo, parseListing } from "../src/backup/repository-info.ts";
 import { parsePercent } from "../src/backup/restore-data.ts";
 import { parseTime, planRestore } from "../src/backup/restore-plan.ts";
@@ -34,6 +24,7 @@ import {
   segmentName,
   segmentNumber,
 } from "../src/backup/wal-archive.ts";
+import { testBackupConfig as config } from "./backup-config.ts";
 
 const mb16 = 16 * 1024 ** 2;
 const at = (text: string): number => Date.parse(`${text}Z`);
@@ -55,15 +46,6 @@ function backup(change: Partial<Backup> = {}): Backup {
     systemIdentifier: "1",
     ...change,
   };
-}
-
-function config(change: object = {}): BackupConfig {
-  return backupConfigSchema.parse({
-    pgbackrest: "/usr/bin/pgbackrest",
-    repository: { type: "posix", path: "/srv/backup" },
-    cipherKeyFile: "/srv/key",
-    ...change,
-  });
 }
 
 const { schedule } = config();
@@ -106,6 +88,7 @@ const node = (id: string, role: SeenNode["role"], change: Partial<SeenNode> = {}
   id,
   role,
   healthy: true,
+  able: true,
   busy: false,
   failedAtMs: null,
   ...change,
@@ -143,6 +126,9 @@ test("whose turn it is", async (t) => {
     "a node that is down is passed over at once",
   );
   t.equal(turn("n3", 10_000_000, down).kind, "wait");
+  const only = cluster.map((each) => ({ ...each, able: each.id === "n1" }));
+  t.match(turn("n1", 0, only), { kind: "run", leader: "n1" }, "who has the repository, also if it leads");
+  t.match(turn("n3", 10_000_000, only), { kind: "wait", why: /repository/ });
   const failed = cluster.map((each) => (each.id === "n3" ? { ...each, failedAtMs: due.sinceMs + 5 } : each));
   t.equal(turnOrder(failed, due).at(-1), "n3", "who has failed goes to the end");
   t.match(turn("n2", 0, cluster.slice(1)), { kind: "wait", why: "no leader" });
@@ -162,6 +148,7 @@ test("never two nodes at once that see the same, and always one in the end", asy
               ? fc.constant("leader" as const)
               : fc.constantFrom("follower" as const, "observer" as const),
           healthy: i === 0 ? fc.constant(true) : fc.boolean(),
+          able: fc.constant(true),
           busy: fc.constant(false),
           failedAtMs: fc.constantFrom(null, due.sinceMs + 1000),
         }),
@@ -498,89 +485,6 @@ test("what pgBackRest says about its repository", async (t) => {
   );
 });
 
-test("pgBackRest's configuration", async (t) => {
-  const local = { dataDirectory: "/n/data", socketDirectory: "/n/run", port: 5501 };
-  const conf = (backupConfig: BackupConfig) =>
-    pgbackrestConf({
-      config: backupConfig,
-      stanza: "main",
-      paths: backupPaths("/n", backupConfig),
-      postgres: local,
-      secrets: { cipherKey: "K", s3Key: "A", s3KeySecret: "S" },
-      host: "10.0.0.1",
-    });
-  const simple = conf(config());
-  t.match(simple, /repo1-path=\/srv\/backup\/repository\n/);
-  t.match(simple, /repo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=K\n/);
-  t.match(simple, /repo1-retention-full-type=count\nrepo1-retention-full=2\n/);
-  t.match(simple, /archive-async=n\n/);
-  t.match(simple, /archive-push-queue-max=4294967296\n/);
-  t.match(simple, /\[main\]\npg1-path=\/n\/data\npg1-port=5501\n/);
-  t.match(simple, /lock-path=\/srv\/backup\/lock\n/, "nodes that share a directory share the lock");
-  const s3 = conf(
-    config({
-      retention: { days: 30 },
-      repository: {
-        type: "s3",
-        bucket: "b",
-        endpoint: "s3.example.com",
-        region: "eu",
-        uriStyle: "path",
-        port: 9000,
-        keyFile: "/k",
-        keySecretFile: "/s",
-        verifyTls: false,
-      },
-    }),
-  );
-  for (const line of [
-    "repo1-type=s3",
-    "repo1-s3-bucket=b",
-    "repo1-s3-endpoint=s3.example.com",
-    "repo1-s3-region=eu",
-    "repo1-s3-uri-style=path",
-    "repo1-s3-key=A",
-    "repo1-s3-key-secret=S",
-    "repo1-storage-port=9000",
-    "repo1-storage-verify-tls=n",
-    "repo1-path=/quorate",
-    "archive-async=y",
-    "repo1-retention-full-type=time",
-    "repo1-retention-full=30",
-    "lock-path=/n/backup/lock",
-  ])
-    t.ok(s3.split("\n").includes(line), line);
-  const tls = {
-    port: 8432,
-    clients: ["quorate"],
-    certFile: "/c/n.crt",
-    keyFile: "/c/n.key",
-    caFile: "/c/ca.crt",
-  };
-  const served = conf(config({ tls })).split("\n");
-  for (const line of ["tls-server-auth=quorate=*", "tls-server-address=10.0.0.1", "tls-server-port=8432"])
-    t.ok(served.includes(line), line);
-  const remote = leaderOptions(config({ tls }), { ...local, tls: { host: "10.0.0.2", port: 8432 } });
-  t.ok(
-    remote.includes("--pg2-host=10.0.0.2") &&
-      remote.includes("--pg2-host-type=tls") &&
-      remote.includes("--backup-standby=y"),
-  );
-  t.notMatch(leaderOptions(config(), local).join(" "), /host|cipher|key/);
-  t.match(
-    getScript(config(), "main", "/c", "/d", ["00000002.history"]),
-    /00000002\.history\) ;;\n {2}\*\.history\) exit 1 ;;/,
-  );
-  t.throws(() => config({ schedule: { full: "whenever" } }), /cron/);
-  t.throws(() => config({ schedule: { full: "* * * * * *" } }), /five fields/);
-  t.throws(() => config({ retention: { full: 0 } }));
-  const absolute = absoluteBackupConfig(
-    config({ repository: { type: "posix", path: "../b" }, cipherKeyFile: "../k" }),
-    (path) => `/abs/${path}`,
-  );
-  t.match(absolute, { repository: { path: "/abs/../b" }, cipherKeyFile: "/abs/../k" });
-});
-
 test("another system identifier in pg_control", async (t) => {
   t.equal(crc32c(Buffer.from("123456789")), 0xe3069283, "the known check value of CRC-32C");
   const control = Buffer.alloc(8192);
@@ -593,68 +497,4 @@ test("another system identifier in pg_control", async (t) => {
   control[20] = 0xff;
   t.throws(() => withSystemIdentifier(control, 77n), /damaged/);
   t.not(newSystemIdentifier(1_795_000_000_123, 1), newSystemIdentifier(1_795_000_000_123, 2));
-});
-
-test("what all nodes say together", async (t) => {
-  const shown = {
-    label: "L",
-    type: "full" as const,
-    stoppedAt: "2026-11-15T01:01:05.000Z",
-    databaseBytes: 31_000_000,
-    repositoryBytes: 6_000_000,
-  };
-  const report = (change: Partial<BackupReport>): BackupReport => ({
-    place: { dataDirectory: "/d", socketDirectory: "/s", tlsPort: null },
-    running: null,
-    lastRun: null,
-    repository: null,
-    archive: null,
-    restoreTest: null,
-    verify: null,
-    alarms: [],
-    ...change,
-  });
-  t.equal(backupPicture([{ node: "n1", report: null }]), null);
-  const picture = backupPicture([
-    {
-      node: "n1",
-      report: report({
-        repository: { seenAt: "2026-11-15T01:00:00Z", count: 0, oldest: null, newest: null },
-        archive: {
-          lastArchived: "000000020000000000000006",
-          lastArchivedAt: "2026-11-15T02:00:00.000Z",
-          waitingSegments: 1,
-          waitingBytes: mb16,
-          oldestWaitingAt: null,
-          gap: null,
-        },
-      }),
-    },
-    {
-      node: "n2",
-      report: report({
-        repository: { seenAt: "2026-11-15T02:00:00Z", count: 1, oldest: shown, newest: shown },
-        running: { what: "diff backup", since: "2026-11-15T02:00:00Z", percent: 40 },
-        alarms: [{ code: "backup_failed", message: "m", todo: "t", since: "2026-11-15T02:00:00Z" }],
-      }),
-    },
-  ]);
-  t.match(picture, {
-    count: 1,
-    last: { label: "L" },
-    restorable: { from: shown.stoppedAt, to: "2026-11-15T02:00:00.000Z" },
-    running: { node: "n2" },
-  });
-  const lines = picture === null ? [] : formatBackupPicture(picture, at("2026-11-15T02:00:30"));
-  t.match(lines.join("\n"), /backup: full L, 59 min ago, 29.6 MB .*n2: diff backup 40 %/);
-  t.match(lines.join("\n"), /archive: 000000020000000000000006, 30 s ago, 1 segments \(16.0 MB\) wait/);
-  t.match(lines.join("\n"), /ALARM backup_failed \(n2, since 2026-11-15 02:00:00\): m; t/);
-  t.same(readReport(JSON.stringify(report({}))), report({}));
-  t.equal(readReport("{"), null);
-  t.equal(readReport('{"of":"another version"}'), null);
-  t.equal(formatBytes(999), "999 B");
-  t.same(peerAddresses('{"cohort":[{"id":"n1","properties":{"grpc":"h:1"}},{"id":"n2"}]}'), [
-    { id: "n1", grpc: "h:1" },
-  ]);
-  t.same(peerAddresses("what"), []);
 });

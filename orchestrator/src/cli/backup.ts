@@ -1,17 +1,17 @@
 // quorate backup list | now | verify
 import path from "node:path";
-import { localQuery } from "@quorate/sidecar/backup/archive-watch.ts";
 import type { BackupType } from "@quorate/sidecar/backup/backup-config.ts";
 import { formatBytes } from "@quorate/sidecar/backup/backup-report.ts";
 import { type BackupWork, type Outcome, runBackup, runVerify } from "@quorate/sidecar/backup/backup-work.ts";
+import { type LocalServer, localQuery } from "@quorate/sidecar/backup/local-sql.ts";
 import { BackupError } from "@quorate/sidecar/backup/pgbackrest.ts";
 import type { RemotePostgres } from "@quorate/sidecar/backup/pgbackrest-conf.ts";
-import { loadSidecarConfig } from "@quorate/sidecar/config.ts";
+import { placeOf } from "@quorate/sidecar/backup/seen-nodes.ts";
 import { nodePaths } from "@quorate/sidecar/paths.ts";
-import { type BackupSource, withBackupSource } from "../cluster/backup-source.ts";
-import { type OpenCluster, openCluster, paths } from "../cluster/files.ts";
+import { type BackupSource, backupConfigOf, withBackupSource } from "../cluster/backup-source.ts";
+import { findNode, type OpenCluster, openCluster, paths } from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
-import { takeLivePicture } from "./sightings.ts";
+import { takeLivePicture, takeSightings } from "./sightings.ts";
 
 const checkpointTimeoutMs = 600_000;
 
@@ -61,7 +61,7 @@ export async function backupVerify(dir: string, { json }: JsonOption): Promise<v
   );
 }
 
-/** Taken from a follower that streams, else from the leader. */
+/** Taken from a follower that streams, else from the leader; by the node that has the repository, if only one has. */
 export async function backupNow(
   dir: string,
   options: JsonOption & { readonly type?: BackupType },
@@ -73,11 +73,15 @@ export async function backupNow(
       "no_leader",
       'a backup needs a leader: see "quorate status" for the reason',
     );
-  const from = nodes.find((node) => node.id !== leader && node.streaming)?.id ?? leader;
-  await nameTimeline(placeOf(cluster, leader), term);
-  const onNode = reordered(cluster, from);
-  await withBackupSource(onNode, async (source) => {
-    const place: RemotePostgres | "self" = from === leader ? "self" : placeOf(cluster, leader);
+  const { backup, host, node } = backupConfigOf(cluster);
+  const exclusive = backup.repository.type === "posix" && backup.repository.host !== undefined;
+  const follower = nodes.find(({ id, streaming }) => id !== leader && streaming)?.id;
+  const from = exclusive ? node.id : (follower ?? leader);
+  const other = from === leader ? (exclusive ? follower : undefined) : leader;
+  const reach = { host, tls: backup.tls !== undefined };
+  await nameTimeline(localServer(cluster, leader), term);
+  await withBackupSource(reordered(cluster, from), async (source) => {
+    const place = other === undefined ? "self" : await placeIn(cluster, other, reach);
     const type = options.type ?? "incr";
     const due = { type, sinceMs: 0, reason: `an operator asked for it, from ${from}` };
     report(await runBackup(workOf(source), due, place), options.json === true);
@@ -85,9 +89,10 @@ export async function backupNow(
 }
 
 /** Until its first checkpoint a new leader's pg_control names its former timeline, and pgBackRest refuses. */
-async function nameTimeline(leader: RemotePostgres, term: number): Promise<void> {
+async function nameTimeline(leader: LocalServer, term: number): Promise<void> {
   const [row] = await localQuery(leader, "select timeline_id from pg_control_checkpoint()");
-  if (Number(row?.["timeline_id"]) !== term) await localQuery(leader, "checkpoint", checkpointTimeoutMs);
+  if (Number(row?.["timeline_id"]) !== term)
+    await localQuery(leader, "checkpoint", { statementTimeoutMs: checkpointTimeoutMs });
 }
 
 /** The same cluster with this node first. */
@@ -96,11 +101,24 @@ function reordered(cluster: OpenCluster, first: string): OpenCluster {
   return { ...cluster, file: { ...cluster.file, nodes } };
 }
 
-function placeOf(cluster: OpenCluster, id: string): RemotePostgres {
-  const config = loadSidecarConfig(paths.sidecarConfig(cluster.dir, id));
+function localServer(cluster: OpenCluster, id: string): LocalServer {
   return {
-    dataDirectory: path.join(config.dir, "data"),
-    socketDirectory: path.join(config.dir, "run"),
-    port: config.ports.postgres,
+    socketDirectory: path.join(paths.node(cluster.dir, id), "run"),
+    port: findNode(cluster, id).ports.postgres,
   };
+}
+
+async function placeIn(
+  cluster: OpenCluster,
+  id: string,
+  reach: { readonly host: string; readonly tls: boolean },
+): Promise<RemotePostgres> {
+  const sighting = (await takeSightings(cluster)).find((each) => each.id === id);
+  const place = sighting?.status === undefined ? null : placeOf(sighting.status, reach);
+  if (place !== null) return place;
+  throw orchestratorErrors.error(
+    "no_backups",
+    `the data of ${id} can't be reached: its sidecar doesn't answer or makes no backups, or it is on another machine ` +
+      "and has no backup.tls (docs/backup.md)",
+  );
 }

@@ -15,6 +15,7 @@ import path from "node:path";
 import { run } from "@quorate/common";
 import { type OpenCluster, openCluster, paths, writeClusterFile, writeJson } from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
+import { backupHolders, useBackupCertificates } from "./backup-certs.ts";
 import { supervisorPid } from "./down.ts";
 
 export const defaultDays = 365;
@@ -27,9 +28,12 @@ interface Holder {
   readonly host: string | undefined;
   /** Its directory tls/ is beside its configuration. */
   readonly dir: string;
+  /** To which it belongs, if that isn't its name. */
+  readonly node?: string;
 }
 
-function holders({ dir, file }: OpenCluster): Holder[] {
+function holders(cluster: OpenCluster): Holder[] {
+  const { dir, file } = cluster;
   return [
     ...file.nodes.map(({ id, host }) => ({ name: id, host, dir: path.join(paths.node(dir, id), "tls") })),
     ...file.orchestrators.map(({ id }) => ({
@@ -37,7 +41,13 @@ function holders({ dir, file }: OpenCluster): Holder[] {
       host: undefined,
       dir: path.join(paths.orchestrator(dir, id), "tls"),
     })),
+    ...file.gateways.map(({ id, host }) => ({
+      name: id,
+      host,
+      dir: path.join(paths.gateway(dir, id), "tls"),
+    })),
     { name: "cli", host: undefined, dir: path.join(dir, "tls", "cli") },
+    ...backupHolders(cluster),
   ];
 }
 
@@ -90,6 +100,12 @@ function use(file: string, tls: object): void {
   writeJson(file, { ...config, tls });
 }
 
+/** What a gateway shows to sidecars; what it shows to its clients is another matter. */
+function useForSidecars(file: string): void {
+  const config = JSON.parse(readFileSync(file, "utf8")) as object;
+  writeJson(file, { ...config, sidecarTls: beside });
+}
+
 const beside = { ca: "tls/ca.pem", cert: "tls/cert.pem", key: "tls/key.pem" };
 
 export async function certsInit(dir: string, days = defaultDays): Promise<void> {
@@ -122,7 +138,9 @@ export async function certsInit(dir: string, days = defaultDays): Promise<void> 
   chmodSync(key, 0o600);
   for (const holder of holders(cluster)) await issue(authority, holder, days);
   for (const { id } of cluster.file.nodes) use(paths.sidecarConfig(dir, id), beside);
+  useBackupCertificates(cluster);
   for (const { id } of cluster.file.orchestrators) use(paths.orchestratorConfig(dir, id), beside);
+  for (const { id } of cluster.file.gateways) useForSidecars(paths.gatewayConfig(dir, id));
   const cli = { ca: "tls/cli/ca.pem", cert: "tls/cli/cert.pem", key: "tls/cli/key.pem" };
   writeClusterFile(dir, { ...cluster.file, tls: cli });
   console.log(
@@ -134,7 +152,8 @@ export async function certsInit(dir: string, days = defaultDays): Promise<void> 
 export async function certsFor(cluster: OpenCluster, id: string): Promise<void> {
   if (cluster.file.tls === undefined) return;
   for (const holder of holders(cluster))
-    if (holder.name === id) await issue(path.join(cluster.dir, "tls"), holder, defaultDays);
+    if (holder.name === id || holder.node === id)
+      await issue(path.join(cluster.dir, "tls"), holder, defaultDays);
 }
 
 /** The running processes take the new ones by themselves. */

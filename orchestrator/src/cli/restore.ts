@@ -4,9 +4,9 @@ import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync
 import path from "node:path";
 import { messageOf, poll, run, syncDirectory } from "@quorate/common";
 import type { ReplayClient, ReplayTarget } from "@quorate/sidecar/backup/archive-replay.ts";
-import { localQuery } from "@quorate/sidecar/backup/archive-watch.ts";
 import { formatBytes } from "@quorate/sidecar/backup/backup-report.ts";
 import { checkContents } from "@quorate/sidecar/backup/backup-work.ts";
+import { localQuery } from "@quorate/sidecar/backup/local-sql.ts";
 import { lookForRestore, type RestoreSource, restoreData } from "@quorate/sidecar/backup/restore-data.ts";
 import { parseTime } from "@quorate/sidecar/backup/restore-plan.ts";
 import { lsnOf } from "@quorate/sidecar/backup/wal-archive.ts";
@@ -136,6 +136,7 @@ function newPlan(original: OpenCluster, request: RestoreRequest) {
     zones: [...new Set(file.nodes.map(({ zone }) => zone))],
     policy: file.policy,
     basePort: request.basePort ?? oldBase + portDistance,
+    gateway: file.gateways.length > 0,
   });
   return { ...plan, app: { ...plan.app, user: file.app.user, database: file.app.database } };
 }
@@ -299,6 +300,8 @@ async function becomeOther(client: ReplayClient, cluster: OpenCluster): Promise<
   const { app } = cluster.file;
   const quoted = (name: string): string => `"${name.replaceAll('"', '""')}"`;
   await client.query(`alter role quorate_replication password '${secret("replication.password")}'`);
+  if (cluster.file.gateways.length > 0)
+    await client.query(`alter role quorate_gateway password '${secret("gateway.password")}'`);
   await client.query(`alter role ${quoted(app.user)} password '${secret("app.password")}'`);
   const subscriptions = await client.query(
     "select d.datname, s.subname from pg_subscription s join pg_database d on d.oid = s.subdbid where s.subenabled",

@@ -5,7 +5,7 @@ import { chown, mkdir } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { postgresUser } from "@quorate/common";
-import type { BackupConfig } from "@quorate/sidecar/backup/backup-config.ts";
+import { type BackupConfig, remoteRepository } from "@quorate/sidecar/backup/backup-config.ts";
 import { prepareBackup } from "@quorate/sidecar/backup/backup-environment.ts";
 import { Pgbackrest } from "@quorate/sidecar/backup/pgbackrest.ts";
 import { type BackupPaths, backupPaths } from "@quorate/sidecar/backup/pgbackrest-conf.ts";
@@ -21,12 +21,14 @@ export interface BackupSource {
   readonly pgbackrest: Pgbackrest;
 }
 
-/** The first node that has backups configured, as its sidecar.json says. */
+/** The first node that has backups configured and the repository in its reach, as its sidecar.json says. */
 export function backupConfigOf(cluster: OpenCluster): BackupSource["config"] {
-  for (const { id } of cluster.file.nodes) {
+  const all = cluster.file.nodes.flatMap(({ id }) => {
     const config = loadSidecarConfig(paths.sidecarConfig(cluster.dir, id));
-    if (config.backup !== undefined) return { ...config, backup: config.backup };
-  }
+    return config.backup === undefined ? [] : [{ ...config, backup: config.backup }];
+  });
+  const found = all.find(({ backup, host }) => remoteRepository(backup, host) === null) ?? all[0];
+  if (found !== undefined) return found;
   throw orchestratorErrors.error(
     "no_backups",
     `the cluster in ${cluster.dir} makes no backups: add a backup section to each node's sidecar.json (docs/backup.md)`,
@@ -47,14 +49,20 @@ export async function withBackupSource<T>(
     await mkdir(own);
     if (owner !== undefined) await chown(own, owner.uid, owner.gid);
     const stanza = config.backup.stanza ?? config.cluster;
-    const at = backupPaths(own, config.backup);
+    const at = backupPaths(own, config.backup, config.host);
     const postgres = {
       dataDirectory: path.join(config.dir, "data"),
       socketDirectory: path.join(config.dir, "run"),
       port: config.ports.postgres,
     };
     prepareBackup({ config, paths: at, stanza, postgres, owner });
-    const pgbackrest = new Pgbackrest({ config: config.backup, stanza, paths: at, owner });
+    const pgbackrest = new Pgbackrest({
+      config: config.backup,
+      stanza,
+      paths: at,
+      host: config.host,
+      owner,
+    });
     return await work({ config, stanza, paths: at, owner, pgbackrest });
   } finally {
     rmSync(temporary, { recursive: true, force: true });

@@ -9,10 +9,10 @@ import { mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
 import { chmod, chown, mkdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { asPostgres, poll } from "@quorate/common";
-import pg from "pg";
 import type { PostgresOwner } from "../environment.ts";
 import { sidecarErrors } from "../error-codes.ts";
 import { cleanEnvironment } from "../postgres-process.ts";
+import { type LocalServer, localQuery } from "./local-sql.ts";
 import { defaultSegmentBytes } from "./wal-archive.ts";
 
 export type ReplayTarget =
@@ -118,7 +118,7 @@ export async function replayArchive(
   if (owner !== undefined) await chown(signalFile, owner.uid, owner.gid);
   const server = start(options, scratch, script);
   try {
-    const client = new ReplayClient(scratch);
+    const client = replayClient(scratch);
     await reachEnd(options, server, client);
     await work(client);
     await server.stop("SIGINT");
@@ -193,25 +193,17 @@ function lastWords(logFile: string): string {
     .join("; ");
 }
 
-/** SQL on the replaying server, as superuser on its private socket. */
-export class ReplayClient {
-  readonly socketDirectory: string;
-  readonly port: number = port;
+/** The replaying server, on its private socket. */
+export type ReplayClient = LocalServer & {
+  query(sql: string, database?: string): Promise<Record<string, unknown>[]>;
+};
 
-  constructor(socketDirectory: string) {
-    this.socketDirectory = socketDirectory;
-  }
-
-  async query(sql: string, database = "postgres"): Promise<Record<string, unknown>[]> {
-    const client = new pg.Client({ host: this.socketDirectory, port, user: "postgres", database });
-    client.on("error", () => undefined);
-    await client.connect();
-    try {
-      return (await client.query<Record<string, unknown>>(sql)).rows;
-    } finally {
-      await client.end().catch(() => undefined);
-    }
-  }
+function replayClient(socketDirectory: string): ReplayClient {
+  const server = { socketDirectory, port };
+  // Statements take as long as they take: amcheck of a large table, for instance.
+  const query = (sql: string, database = "postgres") =>
+    localQuery(server, sql, { database, statementTimeoutMs: 0 });
+  return { ...server, query };
 }
 
 /** A record that crosses into a segment that isn't archived yet keeps replay from reaching the very end. */

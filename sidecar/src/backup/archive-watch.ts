@@ -6,9 +6,9 @@
 import { chown, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { codeOf } from "@quorate/common";
-import pg from "pg";
 import type { PostgresOwner } from "../environment.ts";
 import { type BackupFailure, explainFailure } from "./backup-failures.ts";
+import { localQuery } from "./local-sql.ts";
 import type { BackupPaths, LocalPostgres } from "./pgbackrest-conf.ts";
 import type { ArchiveListing } from "./repository-info.ts";
 import {
@@ -32,7 +32,6 @@ export type ArchiveState = {
 };
 
 const segmentPattern = /^[0-9A-F]{24}$/;
-const connectTimeoutMs = 5_000;
 
 async function unlessMissing<T>(work: Promise<T>): Promise<T | null> {
   try {
@@ -40,29 +39,6 @@ async function unlessMissing<T>(work: Promise<T>): Promise<T | null> {
   } catch (error) {
     if (codeOf(error) === "ENOENT") return null;
     throw error;
-  }
-}
-
-export async function localQuery(
-  postgres: LocalPostgres,
-  sql: string,
-  statementTimeoutMs = 60_000,
-): Promise<Record<string, unknown>[]> {
-  const client = new pg.Client({
-    host: postgres.socketDirectory,
-    port: postgres.port,
-    user: "postgres",
-    database: "postgres",
-    application_name: "quorate backup",
-    connectionTimeoutMillis: connectTimeoutMs,
-    statement_timeout: statementTimeoutMs,
-  });
-  client.on("error", () => undefined);
-  await client.connect();
-  try {
-    return (await client.query<Record<string, unknown>>(sql)).rows;
-  } finally {
-    await client.end().catch(() => undefined);
   }
 }
 
@@ -134,6 +110,8 @@ export async function repairArchive(
   dataDirectory: string,
   owner: PostgresOwner,
   missing: readonly string[],
+  /** At most so many are marked, the oldest first. */
+  room: number,
 ): Promise<RepairOutcome> {
   const wal = path.join(dataDirectory, "pg_wal");
   const marked: string[] = [];
@@ -143,7 +121,7 @@ export async function repairArchive(
     const ready = path.join(wal, "archive_status", `${name}.ready`);
     if ((await unlessMissing(stat(path.join(wal, name)))) === null) lost.push(name);
     else if ((await unlessMissing(stat(ready))) !== null) waiting.push(name);
-    else {
+    else if (marked.length < room) {
       const done = path.join(wal, "archive_status", `${name}.done`);
       const renamed = await unlessMissing(rename(done, ready).then(() => true));
       if (renamed === null) {

@@ -27,6 +27,10 @@ const posixSchema = z.strictObject({
   type: z.literal("posix"),
   /** A directory that every node reaches: on one machine, or a shared file system. */
   path: pathSchema,
+  /** Only the node with this `host` has the directory; the others reach it through pgBackRest's TLS (`tls`). */
+  host: z.string().min(1).optional(),
+  /** Of that node's pgBackRest server, if it isn't `tls.port`. */
+  port: portSchema.optional(),
 });
 
 const s3Schema = z.strictObject({
@@ -46,7 +50,7 @@ const s3Schema = z.strictObject({
   verifyTls: z.boolean().default(true),
 });
 
-export const backupConfigSchema = z.strictObject({
+const sectionSchema = z.strictObject({
   /** pgBackRest 2.57 or newer. */
   pgbackrest: pathSchema,
   /** Name of this cluster's part of the repository; by default the cluster's name. */
@@ -108,9 +112,30 @@ export const backupConfigSchema = z.strictObject({
     .optional(),
 });
 
+export const backupConfigSchema = sectionSchema.refine(
+  ({ repository, tls }) => repository.type !== "posix" || repository.host === undefined || tls !== undefined,
+  {
+    path: ["tls"],
+    message: 'a repository on another node is reached over TLS: see "quorate certs init" (docs/backup.md)',
+  },
+);
+
 export type BackupConfig = z.infer<typeof backupConfigSchema>;
 export type BackupConfigInput = z.input<typeof backupConfigSchema>;
 export type BackupType = "full" | "diff" | "incr";
+
+/** Whether the repository is out of this node's own reach: pgBackRest makes backups only where it is. */
+export function remoteRepository(
+  { repository, tls }: BackupConfig,
+  ownHost: string,
+): { readonly host: string; readonly port: number } | null {
+  if (repository.type !== "posix" || repository.host === undefined || repository.host === ownHost)
+    return null;
+  return { host: repository.host, port: repository.port ?? tls?.port ?? defaultTlsPort };
+}
+
+/** pgBackRest's own. */
+export const defaultTlsPort = 8432;
 
 /** All paths absolute. */
 export function absoluteBackupConfig(config: BackupConfig, at: (path: string) => string): BackupConfig {

@@ -6,13 +6,14 @@ import {
   constants,
   existsSync,
   mkdirSync,
+  readFileSync,
   statSync,
   writeFileSync,
 } from "node:fs";
-import { messageOf } from "@quorate/common";
+import { codeOf, messageOf } from "@quorate/common";
 import { ConfigError, type SidecarConfig } from "../config.ts";
 import { type PostgresOwner, readSecret } from "../environment.ts";
-import type { BackupConfig } from "./backup-config.ts";
+import { type BackupConfig, remoteRepository } from "./backup-config.ts";
 import {
   type BackupPaths,
   type BackupSecrets,
@@ -20,6 +21,7 @@ import {
   pgbackrestConf,
   pushScript,
   repositoryPath,
+  servedConf,
 } from "./pgbackrest-conf.ts";
 
 export type PrepareOptions = {
@@ -30,8 +32,10 @@ export type PrepareOptions = {
   readonly owner: PostgresOwner;
 };
 
-export function readBackupSecrets(config: BackupConfig): BackupSecrets {
+/** A node that reaches the repository through another one needs none: that one encrypts. */
+export function readBackupSecrets(config: BackupConfig, host: string): BackupSecrets {
   const { repository, cipherKeyFile } = config;
+  if (remoteRepository(config, host) !== null) return { cipherKey: null, s3Key: null, s3KeySecret: null };
   const secret = (file: string | null | undefined, what: string): string | null =>
     file === null || file === undefined ? null : readSecret(file, `backup.${what}`);
   const s3 = repository.type === "s3" ? repository : undefined;
@@ -44,7 +48,7 @@ export function readBackupSecrets(config: BackupConfig): BackupSecrets {
 
 /** Throws ConfigError. The repository itself may be out of reach: that is an alarm, no reason not to start. */
 export function prepareBackup(options: PrepareOptions): void {
-  const { config, paths, stanza, postgres, owner } = options;
+  const { config, paths, stanza, owner } = options;
   const { backup } = config;
   try {
     accessSync(backup.pgbackrest, constants.X_OK);
@@ -53,21 +57,17 @@ export function prepareBackup(options: PrepareOptions): void {
       `${backup.pgbackrest} is not an executable: set backup.pgbackrest to pgBackRest 2.57 or newer`,
     );
   }
-  const secrets = readBackupSecrets(backup);
+  const secrets = readBackupSecrets(backup, config.host);
   try {
     for (const directory of [paths.root, paths.log, paths.spool]) makeDirectory(directory, owner);
-    writeOwned(
-      paths.conf,
-      pgbackrestConf({ config: backup, stanza, paths, postgres, secrets, host: config.host }),
-      0o600,
-      owner,
-    );
+    copyCertificates(backup, paths, owner);
+    writeOwned(paths.conf, confText(options, secrets), 0o600, owner);
     writeOwned(paths.pushScript, pushScript(backup, stanza, paths), 0o700, owner);
   } catch (error) {
     throw new ConfigError(`can't prepare ${paths.root}: ${messageOf(error)}`);
   }
   const { repository } = backup;
-  if (repository.type !== "posix") {
+  if (repository.type !== "posix" || remoteRepository(backup, config.host) !== null) {
     makeDirectory(paths.lock, owner);
     return;
   }
@@ -80,6 +80,43 @@ export function prepareBackup(options: PrepareOptions): void {
       return; // pgBackRest will say it, again and again, as an alarm
     }
   }
+}
+
+function confText({ config, paths, stanza, postgres }: PrepareOptions, secrets: BackupSecrets): string {
+  const { backup, host } = config;
+  return pgbackrestConf({ config: backup, stanza, paths, postgres, secrets, host });
+}
+
+/** On the node that has the repository, for those that reach it over TLS. Only its sidecar does this. */
+export function serveRepository(options: PrepareOptions): void {
+  const { config, owner } = options;
+  const file = servedConf(config.backup);
+  if (file === null || remoteRepository(config.backup, config.host) !== null) return;
+  try {
+    writeOwned(file, confText(options, readBackupSecrets(config.backup, config.host)), 0o600, owner);
+  } catch (error) {
+    // As for the repository itself: where it isn't mounted, pgBackRest will say it.
+    if (codeOf(error) !== "ENOENT") throw error;
+  }
+}
+
+/** True: they are others than before. They are copied because their keys belong to whom the sidecar runs as. */
+export function copyCertificates({ tls }: BackupConfig, paths: BackupPaths, owner: PostgresOwner): boolean {
+  if (tls === undefined) return false;
+  makeDirectory(paths.tls.directory, owner);
+  const files = [
+    [tls.caFile, paths.tls.ca],
+    [tls.certFile, paths.tls.cert],
+    [tls.keyFile, paths.tls.key],
+  ] as const;
+  let changed = false;
+  for (const [from, to] of files) {
+    const content = readFileSync(from, "utf8");
+    if (existsSync(to) && readFileSync(to, "utf8") === content) continue;
+    writeOwned(to, content, 0o600, owner);
+    changed = true;
+  }
+  return changed;
 }
 
 function makeDirectory(directory: string, owner: PostgresOwner, recursive = true): void {

@@ -58,7 +58,7 @@ const patterns: readonly Pattern[] = [
   },
   {
     code: "backup_running",
-    match: /unable to acquire lock|LockAcquireError/i,
+    match: /unable to acquire (?:lock|pgBackRest advisory lock)|LockAcquireError/i,
     says: "another backup or restore holds the lock",
     todo: "wait until it has ended; pgBackRest allows one at a time",
   },

@@ -1,5 +1,6 @@
 /** What a node tells about backups in its status (NodeStatus.backup), as JSON; and the picture that all of them make. */
 import { z } from "zod";
+import type { Backup } from "./repository-info.ts";
 
 const problemSchema = z.object({ code: z.string(), message: z.string(), todo: z.string() });
 const runSchema = z.object({ at: z.string(), ok: z.boolean(), what: z.string(), message: z.string() });
@@ -17,6 +18,10 @@ export const backupReportSchema = z.object({
     dataDirectory: z.string(),
     socketDirectory: z.string(),
     tlsPort: z.number().nullable(),
+    /** Of its pgBackRest. */
+    conf: z.string().nullable().default(null),
+    /** False: the repository lies on another node, which makes the backups. */
+    backsUp: z.boolean().default(true),
   }),
   /** A backup, restore test or verification that runs here now. */
   running: z.object({ what: z.string(), since: z.string(), percent: z.number().nullable() }).nullable(),
@@ -50,6 +55,13 @@ export const backupReportSchema = z.object({
 export type BackupReport = z.infer<typeof backupReportSchema>;
 export type ReportedProblem = z.infer<typeof problemSchema>;
 export type Alarm = BackupReport["alarms"][number];
+
+/** For a report. */
+export function shownBackup(backup: Backup | undefined): z.infer<typeof backupSchema> | null {
+  if (backup === undefined) return null;
+  const { label, type, stoppedAtMs, databaseBytes, repositoryBytes } = backup;
+  return { label, type, stoppedAt: new Date(stoppedAtMs).toISOString(), databaseBytes, repositoryBytes };
+}
 
 /** Null: none, or of another version. */
 export function readReport(text: string | undefined): BackupReport | null {

@@ -16,6 +16,8 @@ export type SeenNode = {
   readonly role: "leader" | "follower" | "observer";
   /** Streams from the leader, or leads; and its sidecar, if one can ask it, answers. */
   readonly healthy: boolean;
+  /** False: it is healthy, but can't make backups: the repository is on another node's disk. */
+  readonly able: boolean;
   /** It makes a backup right now. */
   readonly busy: boolean;
   /** When its last attempt failed; null: it succeeded, or there was none. */
@@ -42,7 +44,7 @@ const dayMs = 86_400_000;
 
 /** The order in which nodes try, best first. */
 export function turnOrder(nodes: readonly SeenNode[], due: Due): string[] {
-  const healthy = nodes.filter((node) => node.healthy);
+  const healthy = nodes.filter((node) => node.healthy && node.able);
   const ids = healthy.map(({ id }) => id).sort();
   const shift = ids.length === 0 ? 0 : Math.floor(due.sinceMs / dayMs) % ids.length;
   const place = (id: string): number => (ids.indexOf(id) - shift + ids.length) % ids.length;
@@ -66,7 +68,12 @@ export function backupTurn(input: TurnInput): Turn {
   if (leader === undefined) return { kind: "wait", why: "no leader", untilMs: null };
   const order = turnOrder(nodes, due);
   const rank = order.indexOf(self);
-  if (rank < 0) return { kind: "wait", why: "this node doesn't stream from the leader", untilMs: null };
+  if (rank < 0)
+    return {
+      kind: "wait",
+      why: "this node doesn't stream from the leader, or doesn't reach the repository",
+      untilMs: null,
+    };
   const own = nodes.find(({ id }) => id === self);
   const failedAtMs = own?.failedAtMs ?? null;
   const failedThis = failedAtMs !== null && failedAtMs >= due.sinceMs;

@@ -10,7 +10,7 @@ import type { BackupConfig } from "./backup-config.ts";
 import type { BackupFailure } from "./backup-failures.ts";
 import type { Due } from "./backup-schedule.ts";
 import { BackupError, type Pgbackrest } from "./pgbackrest.ts";
-import { type BackupPaths, leaderOptions, type RemotePostgres } from "./pgbackrest-conf.ts";
+import { type BackupPaths, otherNodeOptions, type RemotePostgres } from "./pgbackrest-conf.ts";
 import { lookForRestore, parsePercent, restoreData } from "./restore-data.ts";
 
 export type BackupWork = {
@@ -62,9 +62,10 @@ async function attempt(what: string, work: () => Promise<string>): Promise<Outco
   }
 }
 
-export function runBackup(work: BackupWork, due: Due, leader: RemotePostgres | "self"): Promise<Outcome> {
+/** `other`: the leader, or a follower if this is the leader; "self": only this one, which leads. */
+export function runBackup(work: BackupWork, due: Due, other: RemotePostgres | "self"): Promise<Outcome> {
   return attempt(`${due.type} backup`, async () => {
-    const place = leader === "self" ? [] : leaderOptions(work.config.backup, leader);
+    const place = other === "self" ? [] : otherNodeOptions(work.paths, other);
     await work.pgbackrest.command(
       "making a backup",
       [...place, `--type=${due.type}`, "--log-level-console=detail", "backup"],

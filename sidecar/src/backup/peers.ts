@@ -44,23 +44,31 @@ export class Peers {
 
   /** Everybody but us who answers. */
   async ask(own: NodeStatus): Promise<NodeStatus[]> {
+    const answers = await Promise.all(
+      this.#others(own).map((client) => client.getStatus({ deadlineMs: askTimeoutMs }).catch(() => null)),
+    );
+    return answers.filter((status) => status !== null);
+  }
+
+  /** A line of the audit trail; who is out of reach lacks it. */
+  async tell(own: NodeStatus, event: string): Promise<void> {
+    await Promise.allSettled(
+      this.#others(own).map((client) => client.record({ event }, { deadlineMs: askTimeoutMs })),
+    );
+  }
+
+  #others(own: NodeStatus): SidecarClient[] {
     const addresses = peerAddresses(own.ruleset?.text).filter(({ id }) => id !== own.node);
     for (const [address, client] of this.#clients) {
       if (addresses.some(({ grpc }) => grpc === address)) continue;
       client.close();
       this.#clients.delete(address);
     }
-    const answers = await Promise.all(
-      addresses.map(async ({ grpc }) => {
-        let client = this.#clients.get(grpc);
-        if (client === undefined) {
-          client = this.#connect(grpc);
-          this.#clients.set(grpc, client);
-        }
-        return await client.getStatus({ deadlineMs: askTimeoutMs }).catch(() => null);
-      }),
-    );
-    return answers.filter((status) => status !== null);
+    return addresses.map(({ grpc }) => {
+      const client = this.#clients.get(grpc) ?? this.#connect(grpc);
+      this.#clients.set(grpc, client);
+      return client;
+    });
   }
 
   close(): void {

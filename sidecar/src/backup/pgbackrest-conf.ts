@@ -1,5 +1,5 @@
 /** What pgBackRest reads: its configuration file and the scripts that Postgres calls. Pure; secrets come as values. */
-import type { BackupConfig } from "./backup-config.ts";
+import { type BackupConfig, remoteRepository } from "./backup-config.ts";
 
 export type BackupPaths = {
   /** nodes/<id>/backup: everything below belongs to Postgres's owner. */
@@ -16,14 +16,25 @@ export type BackupPaths = {
   readonly log: string;
   readonly spool: string;
   readonly lock: string;
+  /** Copies of the certificates (`backup.tls`) that Postgres's owner can read. */
+  readonly tls: CertificatePaths;
   /** Where a restore test happens; removed afterwards. */
   readonly scratch: string;
 };
 
-export function backupPaths(nodeRoot: string, config: BackupConfig): BackupPaths {
+export type CertificatePaths = {
+  readonly directory: string;
+  readonly cert: string;
+  readonly key: string;
+  readonly ca: string;
+};
+
+/** `host`: of this node. */
+export function backupPaths(nodeRoot: string, config: BackupConfig, host: string): BackupPaths {
   const root = `${nodeRoot}/backup`;
   const { repository } = config;
-  const local = repository.type === "posix";
+  const local = repository.type === "posix" && remoteRepository(config, host) === null;
+  const tls = `${root}/tls`;
   return {
     root,
     conf: `${root}/pgbackrest.conf`,
@@ -35,6 +46,7 @@ export function backupPaths(nodeRoot: string, config: BackupConfig): BackupPaths
     spool: `${root}/spool`,
     // Nodes that share a directory share the lock: then pgBackRest itself never lets two of them make a backup.
     lock: local ? `${repository.path}/lock` : `${root}/lock`,
+    tls: { directory: tls, cert: `${tls}/cert.pem`, key: `${tls}/key.pem`, ca: `${tls}/ca.pem` },
     scratch: `${root}/restore-test`,
   };
 }
@@ -57,10 +69,38 @@ export function repositoryPath(config: BackupConfig): string {
   return repository.type === "posix" ? `${repository.path}/repository` : repository.path;
 }
 
+/** What pgBackRest's server reads when other nodes ask it for a repository that lies here: they know only its path. */
+export function servedConf(config: BackupConfig): string | null {
+  const { repository } = config;
+  return repository.type === "posix" && repository.host !== undefined
+    ? `${repository.path}/served.conf`
+    : null;
+}
+
 type Lines = readonly (readonly [string, string | number])[];
 
-function repositoryLines(config: BackupConfig, secrets: BackupSecrets): Lines {
+function hostLines(
+  prefix: string,
+  place: { host: string; port: number },
+  conf: string,
+  tls: CertificatePaths,
+) {
+  return [
+    [`${prefix}-host`, place.host],
+    [`${prefix}-host-type`, "tls"],
+    [`${prefix}-host-port`, place.port],
+    [`${prefix}-host-config`, conf],
+    [`${prefix}-host-cert-file`, tls.cert],
+    [`${prefix}-host-key-file`, tls.key],
+    [`${prefix}-host-ca-file`, tls.ca],
+  ] as const;
+}
+
+function repositoryLines({ config, secrets, host, paths }: ConfInput): Lines {
   const { repository } = config;
+  const remote = remoteRepository(config, host);
+  const conf = servedConf(config);
+  if (remote !== null && conf !== null) return hostLines("repo1", remote, conf, paths.tls);
   if (repository.type === "s3")
     return [
       ["repo1-type", "s3"],
@@ -91,15 +131,15 @@ function retentionLines({ retention }: BackupConfig): Lines {
   ];
 }
 
-function serverLines(config: BackupConfig, host: string): Lines {
+function serverLines({ config, host, paths }: ConfInput): Lines {
   const { tls } = config;
   if (tls === undefined) return [];
   return [
     ["tls-server-address", host],
     ["tls-server-port", tls.port],
-    ["tls-server-cert-file", tls.certFile],
-    ["tls-server-key-file", tls.keyFile],
-    ["tls-server-ca-file", tls.caFile],
+    ["tls-server-cert-file", paths.tls.cert],
+    ["tls-server-key-file", paths.tls.key],
+    ["tls-server-ca-file", paths.tls.ca],
     ...tls.clients.map((client) => ["tls-server-auth", `${client}=${"*"}`] as const),
   ];
 }
@@ -113,22 +153,28 @@ export type ConfInput = {
   readonly host: string;
 };
 
-export function pgbackrestConf({ config, stanza, paths, postgres, secrets, host }: ConfInput): string {
+export function pgbackrestConf(input: ConfInput): string {
+  const { config, stanza, paths, postgres, secrets, host } = input;
+  const here = remoteRepository(config, host) === null;
   const archiveAsync = config.archive.async ?? config.repository.type === "s3";
   const cipher: Lines =
-    secrets.cipherKey === null
+    secrets.cipherKey === null || !here
       ? []
       : [
           ["repo1-cipher-type", "aes-256-cbc"],
           ["repo1-cipher-pass", secrets.cipherKey],
         ];
   const global: Lines = [
-    ...repositoryLines(config, secrets),
+    ...repositoryLines(input),
     ...cipher,
     ...retentionLines(config),
     // One file for many small ones, and only the changed parts of big ones.
-    ["repo1-bundle", "y"],
-    ["repo1-block", "y"],
+    ...(here
+      ? ([
+          ["repo1-bundle", "y"],
+          ["repo1-block", "y"],
+        ] as const)
+      : []),
     ["log-path", paths.log],
     ["spool-path", paths.spool],
     ["lock-path", paths.lock],
@@ -141,7 +187,7 @@ export function pgbackrestConf({ config, stanza, paths, postgres, secrets, host 
     ["archive-async", archiveAsync ? "y" : "n"],
     ["archive-push-queue-max", config.archive.limitBytes],
     ["archive-timeout", 60],
-    ...serverLines(config, host),
+    ...serverLines(input),
   ];
   const local: Lines = [
     ["pg1-path", postgres.dataDirectory],
@@ -214,29 +260,24 @@ export function getScript(
 }
 
 export type RemotePostgres = LocalPostgres & {
-  /** Unset: on this machine. */
-  readonly tls?: { readonly host: string; readonly port: number };
+  /** Unset: on this machine. `conf`: of its pgBackRest, there. */
+  readonly tls?: { readonly host: string; readonly port: number; readonly conf: string };
 };
 
-/** Where the leader is, for a backup that is taken elsewhere. Nothing secret: this goes on the command line. */
-export function leaderOptions(config: BackupConfig, leader: RemotePostgres): string[] {
-  const { tls } = leader;
+/**
+ * Another node that a backup needs: the leader for a backup that a follower makes, or a follower whose files are
+ * copied for a leader that has the repository. Nothing secret: this goes on the command line.
+ */
+export function otherNodeOptions(paths: BackupPaths, other: RemotePostgres): string[] {
+  const { tls } = other;
+  const host = tls === undefined ? [] : hostLines("pg2", tls, tls.conf, paths.tls);
   return [
-    `--pg2-path=${leader.dataDirectory}`,
-    `--pg2-port=${leader.port}`,
-    `--pg2-socket-path=${leader.socketDirectory}`,
+    `--pg2-path=${other.dataDirectory}`,
+    `--pg2-port=${other.port}`,
+    `--pg2-socket-path=${other.socketDirectory}`,
     "--pg2-user=postgres",
     "--pg2-database=postgres",
     "--backup-standby=y",
-    ...(tls === undefined || config.tls === undefined
-      ? []
-      : [
-          `--pg2-host=${tls.host}`,
-          "--pg2-host-type=tls",
-          `--pg2-host-port=${tls.port}`,
-          `--pg2-host-cert-file=${config.tls.certFile}`,
-          `--pg2-host-key-file=${config.tls.keyFile}`,
-          `--pg2-host-ca-file=${config.tls.caFile}`,
-        ]),
+    ...host.map(([name, value]) => `--${name}=${value}`),
   ];
 }

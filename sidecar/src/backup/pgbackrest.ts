@@ -9,7 +9,7 @@ import {
   run,
 } from "@quorate/common";
 import type { PostgresOwner } from "../environment.ts";
-import type { BackupConfig } from "./backup-config.ts";
+import { type BackupConfig, remoteRepository } from "./backup-config.ts";
 import { type BackupFailure, explainFailure } from "./backup-failures.ts";
 import { type BackupPaths, repositoryPath } from "./pgbackrest-conf.ts";
 import {
@@ -33,6 +33,8 @@ export type PgbackrestOptions = {
   readonly config: BackupConfig;
   readonly stanza: string;
   readonly paths: Pick<BackupPaths, "conf" | "root">;
+  /** Of this node. */
+  readonly host: string;
   readonly owner: PostgresOwner;
 };
 
@@ -58,7 +60,7 @@ export class Pgbackrest {
       result = await run(config.pgbackrest, all, {
         cwd: paths.root,
         timeoutMs: longTimeoutMs,
-        env: cleanEnvironment(),
+        env: withoutOptions(),
         okCodes: Array.from({ length: 256 }, (_, code) => code),
         ...options,
         ...(owner === undefined ? {} : { user: owner }),
@@ -76,10 +78,10 @@ export class Pgbackrest {
   }
 
   async #freeBytes(): Promise<number | null> {
-    const { repository } = this.#options.config;
-    if (repository.type !== "posix") return null;
+    const { config, host } = this.#options;
+    if (config.repository.type !== "posix" || remoteRepository(config, host) !== null) return null;
     try {
-      const { bavail, bsize } = await statfs(repositoryPath(this.#options.config));
+      const { bavail, bsize } = await statfs(repositoryPath(config));
       return bavail * bsize;
     } catch {
       return null;
@@ -117,7 +119,7 @@ export class Pgbackrest {
 const commandFailed: keyof typeof commonErrors.table = "command_failed";
 
 /** pgBackRest takes options from PGBACKREST_*, libpq from PG*: only the configuration file counts. */
-function cleanEnvironment(): Record<string, undefined> {
+export function withoutOptions(): Record<string, undefined> {
   const names = Object.keys(process.env).filter((name) => /^(PG|PGBACKREST_)/.test(name));
   return Object.fromEntries(names.map((name) => [name, undefined]));
 }

@@ -1,6 +1,7 @@
 /** pgBackRest's own server, by which other nodes reach this one's data over TLS. Kept running while the sidecar does. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { asPostgres, type Logger } from "@quorate/common";
+import { withoutOptions } from "./pgbackrest.ts";
 
 export type TlsServerOptions = {
   readonly command: string;
@@ -26,8 +27,7 @@ export class TlsServer {
   start(): void {
     if (this.#ended) return;
     const { command, conf, osUser, cwd, logger } = this.#options;
-    const names = Object.keys(process.env).filter((name) => /^(PG|PGBACKREST_)/.test(name));
-    const env = { ...process.env, ...Object.fromEntries(names.map((name) => [name, undefined])) };
+    const env = { ...process.env, ...withoutOptions() };
     const child = spawn(
       command,
       [`--config=${conf}`, "--log-level-console=off", "--log-level-stderr=warn", "server"],
@@ -49,6 +49,11 @@ export class TlsServer {
     };
     child.once("error", (error) => over(error.message));
     child.once("exit", (code, signal) => over(signal ?? `exit code ${code}`));
+  }
+
+  /** It reads its configuration and certificates again; connections that are open go on. */
+  reload(): void {
+    this.#child?.kill("SIGHUP");
   }
 
   async end(): Promise<void> {

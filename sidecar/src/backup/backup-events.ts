@@ -1,0 +1,48 @@
+/**
+ * Backups in the audit trail (`quorate events`): what was made, tested and verified, what failed, which alarm began
+ * and ended. Kept by this node, and by every other one in reach, so that it is there when this node is lost.
+ */
+import type { AlarmChange } from "./alarms.ts";
+
+export type BackupEvent = {
+  readonly row: "backup" | "restore_test" | "verify" | "new_node" | "backup_alarm" | "backup_alarm_over";
+  readonly reason: string;
+  readonly outcome: string;
+  readonly ok: boolean;
+  readonly durationMs: number;
+  /** Of an alarm or a failure, as in errors.md. */
+  readonly code?: string;
+};
+
+/** In the form that coordinators write, too (orchestrator/src/events.ts). Pure. */
+export function eventLine(
+  event: BackupEvent,
+  who: { readonly id: string; readonly node: string; readonly term: number; readonly atMs: number },
+): string {
+  const { id, node, term, atMs } = who;
+  return JSON.stringify({
+    id,
+    at: new Date(atMs).toISOString(),
+    by: node,
+    kind: "backup",
+    node,
+    term,
+    ...event,
+  });
+}
+
+/** Pure. */
+export function alarmEvent({ kind, alarm }: AlarmChange, nowMs: number): BackupEvent {
+  const { code, message, todo, since } = alarm;
+  if (kind === "raised")
+    return { row: "backup_alarm", reason: message, outcome: todo, ok: false, durationMs: 0, code };
+  const durationMs = Math.max(0, nowMs - Date.parse(since));
+  return {
+    row: "backup_alarm_over",
+    reason: message,
+    outcome: `${code} is over`,
+    ok: true,
+    durationMs,
+    code,
+  };
+}

@@ -1,0 +1,32 @@
+/** SQL as superuser on a Postgres of this machine, by its socket: one connection for one statement. */
+import pg from "pg";
+
+export type LocalServer = { readonly socketDirectory: string; readonly port: number };
+
+export type LocalSqlOptions = { readonly database?: string; readonly statementTimeoutMs?: number };
+
+const connectTimeoutMs = 5_000;
+const defaultStatementTimeoutMs = 60_000;
+
+export async function localQuery(
+  { socketDirectory, port }: LocalServer,
+  sql: string,
+  { database = "postgres", statementTimeoutMs = defaultStatementTimeoutMs }: LocalSqlOptions = {},
+): Promise<Record<string, unknown>[]> {
+  const client = new pg.Client({
+    host: socketDirectory,
+    port,
+    user: "postgres",
+    database,
+    application_name: "quorate backup",
+    connectionTimeoutMillis: connectTimeoutMs,
+    statement_timeout: statementTimeoutMs,
+  });
+  client.on("error", () => undefined);
+  await client.connect();
+  try {
+    return (await client.query<Record<string, unknown>>(sql)).rows;
+  } finally {
+    await client.end().catch(() => undefined);
+  }
+}

@@ -1,0 +1,65 @@
+/** A node's data directory from the newest backup and the archive: no load on the leader but the stream at the end. */
+import { type Logger, messageOf } from "@quorate/common";
+import type { SidecarConfig } from "../config.ts";
+import type { PostgresOwner } from "../environment.ts";
+import type { NodePaths } from "../paths.ts";
+import type { BackupConfig } from "./backup-config.ts";
+import type { Pgbackrest } from "./pgbackrest.ts";
+import type { BackupPaths } from "./pgbackrest-conf.ts";
+import { lookForRestore, restoreData } from "./restore-data.ts";
+
+export type NodeRestoreOptions = {
+  readonly config: SidecarConfig & { readonly backup: BackupConfig };
+  readonly stanza: string;
+  readonly paths: BackupPaths;
+  readonly nodePaths: NodePaths;
+  readonly owner: PostgresOwner;
+  readonly pgbackrest: Pgbackrest;
+  readonly logger: Logger;
+};
+
+export type CloneProgressHandler = (progress: { doneBytes: number; totalBytes: number }) => void;
+
+export type NodeRestore =
+  | { readonly kind: "restored"; readonly label: string; readonly segments: number }
+  /** There is nothing to restore from, or it failed: the caller should copy from another node. */
+  | { readonly kind: "impossible"; readonly reason: string };
+
+/** Fills `directory`. Throws only when it is aborted. */
+export async function restoreNode(
+  options: NodeRestoreOptions,
+  directory: string,
+  systemIdentifier: string | null,
+  onProgress: CloneProgressHandler,
+  signal: AbortSignal,
+): Promise<NodeRestore> {
+  const { config, stanza, paths, nodePaths, owner, pgbackrest, logger } = options;
+  try {
+    const source = await lookForRestore(pgbackrest, { kind: "standby" });
+    const { backup, segments } = source.plan;
+    if (systemIdentifier === null || backup.systemIdentifier !== systemIdentifier)
+      return { kind: "impossible", reason: "the backup isn't known to be of this cluster" };
+    logger.info({ backup: backup.label, segments }, "restoring from the backup");
+    await restoreData({
+      pgbackrest,
+      config: config.backup,
+      stanza,
+      conf: paths.conf,
+      binDir: config.postgres.binDir,
+      osUser: config.postgres.osUser,
+      owner,
+      source,
+      data: directory,
+      tablespaces: `${nodePaths.root}/tablespaces`,
+      logFile: `${nodePaths.log}/restore.log`,
+      signal,
+      onProgress: (progress) => {
+        if (progress.kind === "files") onProgress(progress);
+      },
+    });
+    return { kind: "restored", label: backup.label, segments };
+  } catch (error) {
+    if (signal.aborted) throw error;
+    return { kind: "impossible", reason: messageOf(error) };
+  }
+}
