@@ -17,8 +17,8 @@ export interface AuditEvent {
   readonly id: string;
   readonly at: string;
   readonly by: string;
-  readonly kind: "leader_change" | "repair" | "planned";
-  /** Of the failure table, or the operator's verb. */
+  readonly kind: "leader_change" | "repair" | "planned" | "backup";
+  /** Of the failure table, the operator's verb, or of backups (docs/backup.md). */
   readonly row: string;
   readonly reason: string;
   readonly outcome: string;
