@@ -67,10 +67,12 @@ async function story(t: Test, cluster: TestCluster): Promise<void> {
   });
   t.match(first, { type: "full" }, "a full backup was made without a command");
   const { http } = cluster.node(await cluster.leader()).ports;
+  const headers = { authorization: `Bearer ${cluster.secret("api.token")}` };
   await poll(
     async () =>
-      /^quorate_backups\{[^}]*\} 1$/m.test(await (await fetch(`http://127.0.0.1:${http}/metrics`)).text()) ||
-      undefined,
+      /^quorate_backups\{[^}]*\} 1$/m.test(
+        await (await fetch(`http://127.0.0.1:${http}/metrics`, { headers })).text(),
+      ) || undefined,
     { what: "the backup in the leader's metrics", timeoutMs: 30_000 },
   );
   for (const id of cluster.ids) t.notOk(cluster.log(id, "sidecar").includes(key), "no log holds the key");

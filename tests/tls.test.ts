@@ -1,13 +1,17 @@
 // Mutual TLS: with certificates nobody else is answered, and renewed ones are taken without a restart.
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import * as https from "node:https";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { connect } from "node:tls";
-import { poll, run } from "@quorate/common";
+import { connect, type TLSSocket } from "node:tls";
+import { guardedGet, poll, run } from "@quorate/common";
+import { accessOf } from "@quorate/orchestrator/cluster/files.ts";
 import { clientCredentials, connectSidecar } from "@quorate/proto";
-import t from "tap";
+import pg from "pg";
+import t, { type Test } from "tap";
 import { quorate, TestCluster } from "./lib/cluster.ts";
+import { readSecrets, secretsInLogs, watchArguments } from "./lib/secrets.ts";
 
 t.test("certs init, refusal of everybody else, certs renew", async (test) => {
   const cluster = await TestCluster.start(test);
@@ -20,6 +24,10 @@ t.test("certs init, refusal of everybody else, certs renew", async (test) => {
   test.not(early.code, 0, "not while it runs");
   await verb("down");
   await verb("certs", "init", "--days", "2");
+  const secrets = readSecrets(cluster.dir);
+  test.ok(secrets.size >= 4, [...secrets.keys()].join(", "));
+  const watch = watchArguments(secrets);
+  test.teardown(watch.end);
   await cluster.up();
   cluster.reopen();
   await cluster.waitUntilWhole();
@@ -55,21 +63,113 @@ t.test("certs init, refusal of everybody else, certs renew", async (test) => {
   );
   test.equal(await asks(clientCredentials(files(own))), true, "with the cluster's own");
 
-  const shown = async (): Promise<string> => {
-    const [ca, cert, keyPem] = ["ca.pem", "cert.pem", "key.pem"].map((name) =>
-      readFileSync(path.join(own, name)),
-    );
-    const { host, ports } = node;
-    const socket = connect({ host, port: ports.grpc, ca, cert, key: keyPem, ALPNProtocols: ["h2"] });
+  const leader = await cluster.leader();
+  await postgresIsGuarded(test, cluster, leader);
+  await httpIsGuarded(test, cluster);
+
+  const [ca, cert, keyPem] = ["ca.pem", "cert.pem", "key.pem"].map((name) =>
+    readFileSync(path.join(own, name)),
+  );
+  const fingerprint = async (socket: TLSSocket): Promise<string> => {
     await once(socket, "secureConnect");
     const { fingerprint256 } = socket.getPeerCertificate();
     socket.destroy();
     return fingerprint256;
   };
-  const before = await shown();
-  const pid = cluster.sidecarPid("n1");
+  const { host, ports } = node;
+  const shown = {
+    gRPC: () =>
+      fingerprint(connect({ host, port: ports.grpc, ca, cert, key: keyPem, ALPNProtocols: ["h2"] })),
+    HTTP: () => fingerprint(connect({ host, port: ports.http, ca })),
+    Postgres: () => fingerprint(connect({ host, port: ports.postgres, ca, ALPNProtocols: ["postgresql"] })),
+  };
+  const before = await Promise.all(Object.values(shown).map((show) => show()));
+  test.equal(new Set(before).size, 1, "all of a node show its one certificate");
+  const pids = [cluster.sidecarPid("n1"), cluster.postmasterPid("n1")];
   await verb("certs", "renew");
-  await poll(async () => (await shown()) !== before, { what: "the renewed certificate", timeoutMs: 30_000 });
-  test.equal(cluster.sidecarPid("n1"), pid, "the same process shows another certificate");
+  for (const [what, show] of Object.entries(shown))
+    await poll(async () => (await show()) !== before[0], {
+      what: `the renewed certificate over ${what}`,
+      timeoutMs: 30_000,
+    });
+  test.same([cluster.sidecarPid("n1"), cluster.postmasterPid("n1")], pids, "the same processes");
   await verb("switchover");
+  await verb("node", "add");
+  cluster.reopen();
+  await cluster.waitUntilWhole();
+  test.same(watch.end(), [], "no secret among any program's arguments");
+  test.same(secretsInLogs(cluster.dir, secrets), [], "no secret in any log");
 });
+
+/** What a client may, and with what. */
+async function postgresIsGuarded(test: Test, cluster: TestCluster, leader: string): Promise<void> {
+  const { host, ports } = cluster.node(leader);
+  const password = (name: string): string => cluster.secret(`${name}.password`);
+  const own = { host, port: ports.postgres, database: "app", ssl: { ca: cluster.authority } };
+  const rows = async (config: pg.ClientConfig, sql: string): Promise<unknown[]> => {
+    const client = new pg.Client(config);
+    await client.connect();
+    try {
+      return (await client.query(sql)).rows;
+    } finally {
+      await client.end();
+    }
+  };
+  const standbys =
+    "select distinct ssl, client_dn is not null as shown from pg_stat_ssl join pg_stat_replication using (pid)";
+  test.same(await rows(cluster.superuser(leader), standbys), [{ ssl: true, shown: true }], "replication");
+  const secure = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+  test.same(await rows({ connectionString: cluster.url(leader) }, secure), [{ ssl: true }], "the app's URL");
+  await rows({ connectionString: cluster.url(leader) }, "create table private as select 1 as id");
+
+  const monitor = { ...own, user: "quorate_monitor", password: password("monitor") };
+  test.equal((await rows(monitor, "select * from pg_stat_replication")).length, 2, "monitoring sees");
+  test.ok((await rows(monitor, "select * from quorate.status()")).length > 0);
+  await test.rejects(rows(monitor, "select * from private"), { code: "42501" }, "but no data");
+  await test.rejects(rows(monitor, "select pg_switch_wal()"), { code: "42501" });
+
+  const control = { ...cluster.superuser(leader, "postgres"), user: "quorate_control" };
+  await rows(control, "select pg_backup_start('test'), pg_create_restore_point('test')");
+  await rows(control, "select pg_switch_wal()");
+  await test.rejects(rows({ ...control, database: "app" }, "select * from private"), { code: "42501" });
+  await test.rejects(rows(control, "create table mine (id int)"), { code: "42501" });
+  await test.rejects(rows(control, "select rolpassword from pg_authid"), { code: "42501" });
+
+  for (const user of ["postgres", "quorate_control"])
+    await test.rejects(
+      rows({ ...own, user, password: "x" }, "select 1"),
+      { code: "28000" },
+      `${user} by TCP`,
+    );
+  const replication = { ...own, user: "quorate_replication", password: password("replication") };
+  await test.rejects(rows(replication, "select 1"), { code: "28000" }, "replication reads no tables");
+  await test.rejects(
+    // @ts-expect-error: pg passes it on in the startup packet; its types don't know it
+    rows({ ...replication, replication: "true" }, "IDENTIFY_SYSTEM"),
+    /certificate/,
+    "the password of replication alone",
+  );
+}
+
+async function httpIsGuarded(test: Test, cluster: TestCluster): Promise<void> {
+  const { host, ports } = cluster.node("n1");
+  const [orchestrator] = cluster.open.file.orchestrators;
+  const { tls } = accessOf(cluster.open);
+  const token = cluster.secret("api.token");
+  for (const port of [ports.http, orchestrator?.httpPort ?? 0])
+    for (const page of ["/metrics", "/status"]) {
+      const ask = { host, port, path: page, timeoutMs: 5_000 };
+      test.equal((await guardedGet({ ...ask, tls })).code, 200, `${page} with a certificate`);
+      const get = (headers: Record<string, string>): Promise<number> =>
+        new Promise((resolve, reject) => {
+          const request = https.get({ host, port, path: page, ca: cluster.authority, headers, agent: false });
+          request.on("response", (response) => resolve(response.resume().statusCode ?? 0));
+          request.on("error", reject);
+        });
+      test.equal(await get({ authorization: `Bearer ${token}` }), 200, `${page} with the token`);
+      test.equal(await get({}), 401, `${page} without either`);
+      await test.rejects(fetch(`http://${host}:${port}${page}`), "in the clear");
+    }
+  const explained = await quorate("explain", "--json", "--dir", cluster.dir);
+  test.notMatch(explained.stdout, /"answers": false/);
+}

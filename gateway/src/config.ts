@@ -22,6 +22,8 @@ export const configSchema = z.strictObject({
     .default([]),
   /** What it shows to sidecars, PEM files; they must show a certificate of the same authority. */
   sidecarTls: z.strictObject({ ca: z.string(), cert: z.string(), key: z.string() }).optional(),
+  /** The cluster's token: what it shows to sidecars where there are no certificates. */
+  sidecarTokenFile: z.string().optional(),
   /** Where this gateway is: followers of the same zone are read first. */
   zone: z.string().optional(),
   workers: z.int().min(1).max(64).default(1),
@@ -102,12 +104,13 @@ export function parseConfig(value: unknown, base = "."): Config {
     throw new ConfigError("the configuration names neither a server nor sidecars");
   }
   const at = (name: string): string => path.resolve(base, name);
-  const { sidecarTls, tls, authentication } = config;
+  const { sidecarTls, sidecarTokenFile, tls, authentication } = config;
   return {
     ...config,
     ...(sidecarTls && {
       sidecarTls: { ca: at(sidecarTls.ca), cert: at(sidecarTls.cert), key: at(sidecarTls.key) },
     }),
+    ...(sidecarTokenFile !== undefined && { sidecarTokenFile: at(sidecarTokenFile) }),
     ...(tls && { tls: { ...tls, certFile: at(tls.certFile), keyFile: at(tls.keyFile) } }),
     ...(authentication.passwordFile !== undefined && {
       authentication: { ...authentication, passwordFile: at(authentication.passwordFile) },

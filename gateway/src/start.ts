@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import * as http from "node:http";
 import { createSecureContext } from "node:tls";
 import type { Logger } from "@quorate/common";
-import { useClientCredentials } from "@quorate/proto";
+import { useClientAccess } from "@quorate/proto";
 import { metricsText } from "./admin/metrics.ts";
 import type { Config } from "./config.ts";
 import { fixedServer, type LeaderSource } from "./route/leader-source.ts";
@@ -98,7 +98,7 @@ function chooseTransport(config: Config, log: Logger): Transport {
 
 function leadersOf(config: Config): LeaderSource {
   if (config.server !== undefined) return fixedServer(config.server.host, config.server.port);
-  useClientCredentials(config.sidecarTls);
+  useClientAccess({ tls: config.sidecarTls, tokenFile: config.sidecarTokenFile });
   return new SidecarWatch(config.sidecars, `gateway-${process.pid}`);
 }
 

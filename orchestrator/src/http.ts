@@ -1,6 +1,5 @@
 // GET /health, /status and /metrics of one orchestrator.
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import { messageOf } from "@quorate/common";
+import { type GuardedHttp, type GuardedHttpOptions, jsonAnswer, startGuardedHttp } from "@quorate/common";
 
 export interface HttpRoutes {
   /** ok: it hears of at least one node. */
@@ -8,8 +7,6 @@ export interface HttpRoutes {
   readonly status: () => unknown;
   readonly metrics: () => Promise<string>;
 }
-
-const requestTimeoutMs = 5_000;
 
 /** LSNs are bigint, node sets and maps don't print by themselves. */
 function plain(_key: string, value: unknown): unknown {
@@ -19,38 +16,26 @@ function plain(_key: string, value: unknown): unknown {
   return value;
 }
 
-async function answer(routes: HttpRoutes, request: IncomingMessage, response: ServerResponse): Promise<void> {
-  const send = (code: number, type: string, body: string): void => {
-    response.writeHead(code, { "content-type": type }).end(body);
-  };
-  const json = (code: number, value: unknown): void =>
-    send(code, "application/json", `${JSON.stringify(value, plain, 2)}\n`);
-  if (request.method !== "GET") return json(405, { error: "only GET is possible" });
-  switch (new URL(request.url ?? "/", "http://localhost").pathname) {
-    case "/health": {
-      const health = routes.health();
-      return json(health.ok ? 200 : 503, health);
-    }
-    case "/status":
-      return json(200, routes.status());
-    case "/metrics":
-      return send(200, "text/plain; version=0.0.4", await routes.metrics());
-    default:
-      return json(404, { error: "there are /health, /status and /metrics" });
-  }
-}
+const json = (value: unknown): string => `${JSON.stringify(value, plain, 2)}\n`;
 
-export async function startHttp(host: string, port: number, routes: HttpRoutes): Promise<Server> {
-  const server = createServer((request, response) => {
-    answer(routes, request, response).catch((error: unknown) => {
-      if (!response.headersSent) response.writeHead(500).end(`${messageOf(error)}\n`);
-      else response.destroy();
-    });
+export function startHttp(
+  options: Omit<GuardedHttpOptions, "routes">,
+  routes: HttpRoutes,
+): Promise<GuardedHttp> {
+  return startGuardedHttp({
+    ...options,
+    routes: {
+      "/health": {
+        open: true,
+        answer: (known) => {
+          const health = routes.health();
+          return jsonAnswer(json(known ? health : { ok: health.ok }), health.ok ? 200 : 503);
+        },
+      },
+      "/status": { answer: () => jsonAnswer(json(routes.status())) },
+      "/metrics": {
+        answer: async () => ({ type: "text/plain; version=0.0.4", body: await routes.metrics() }),
+      },
+    },
   });
-  server.requestTimeout = requestTimeoutMs;
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(port, host, resolve);
-  });
-  return server;
 }

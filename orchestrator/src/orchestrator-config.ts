@@ -16,7 +16,9 @@ export const orchestratorConfigSchema = z.strictObject({
   host: z.string().min(1).default("127.0.0.1"),
   /** What it shows to sidecars; they must show a certificate of the same authority. */
   tls: tlsSchema.optional(),
-  /** Show what it sees to anybody on another address than the loopback one. */
+  /** The cluster's token: shown to sidecars where there are no certificates; whoever shows it may read over HTTP. */
+  tokenFile: z.string().min(1).optional(),
+  /** Show what it sees to anybody. */
   insecure: z.boolean().default(false),
   httpPort: z.number().int().min(1).max(65_535),
   nodes: z.array(addressSchema).min(1),
@@ -47,14 +49,19 @@ export function loadOrchestratorConfig(file: string): OrchestratorConfig {
 }
 
 function checked(file: string, config: OrchestratorConfig): OrchestratorConfig {
-  if (!config.insecure && !isLoopback(config.host))
+  const { tls, tokenFile } = config;
+  const guarded = tls !== undefined || (tokenFile !== undefined && isLoopback(config.host));
+  if (!config.insecure && !guarded)
     throw orchestratorErrors.error(
       "bad_option",
-      `${file}: on ${config.host} anybody could read what this orchestrator sees: set host to 127.0.0.1, or say "insecure": true`,
+      tokenFile === undefined
+        ? `${file}: anybody could read what this orchestrator sees: give it the cluster's token (tokenFile) or certificates (tls, see quorate certs init), or say "insecure": true`
+        : `${file}: on ${config.host} the token would go over the network in the clear: give it certificates (tls, see quorate certs init), or say "insecure": true`,
     );
   const at = (name: string): string => path.resolve(path.dirname(file), name);
-  const { tls } = config;
-  return tls === undefined
-    ? config
-    : { ...config, tls: { ca: at(tls.ca), cert: at(tls.cert), key: at(tls.key) } };
+  return {
+    ...config,
+    ...(tls === undefined ? {} : { tls: { ca: at(tls.ca), cert: at(tls.cert), key: at(tls.key) } }),
+    ...(tokenFile === undefined ? {} : { tokenFile: at(tokenFile) }),
+  };
 }

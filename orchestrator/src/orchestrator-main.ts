@@ -3,9 +3,9 @@ import { randomBytes } from "node:crypto";
 import { rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { codeOf, createLogger, messageOf } from "@quorate/common";
+import { codeOf, createLogger, messageOf, SecretFile } from "@quorate/common";
 import { coordinatorId, defaultDetectorOptions } from "@quorate/consensus";
-import { useClientCredentials } from "@quorate/proto";
+import { useClientAccess } from "@quorate/proto";
 import { startHttp } from "./http.ts";
 import { Metrics } from "./metrics.ts";
 import { Orchestrator } from "./orchestrator.ts";
@@ -23,7 +23,7 @@ function configOption(): string {
 async function main(): Promise<void> {
   const file = configOption();
   const config = loadOrchestratorConfig(file);
-  useClientCredentials(config.tls);
+  useClientAccess(config);
   // A restart is a new coordinator: a promise that was made to the old one isn't ours.
   const id = coordinatorId(`${config.id}-${randomBytes(4).toString("hex")}`);
   const log = createLogger({
@@ -42,7 +42,15 @@ async function main(): Promise<void> {
     policies: knownPolicies(config.policies),
     detector: { ...defaultDetectorOptions, silentMs: config.silentMs, dampFree: config.dampFree },
   });
-  const server = await startHttp(config.host, config.httpPort, {
+  const secret = config.tokenFile === undefined ? undefined : new SecretFile(config.tokenFile);
+  const guarded = {
+    host: config.host,
+    port: config.httpPort,
+    tls: config.tls,
+    token: secret === undefined ? undefined : () => secret.value,
+    onError: (error: unknown) => log.warn({ err: error }, "a request over HTTP failed"),
+  };
+  const server = await startHttp(guarded, {
     health: () => {
       const nodes = [...(orchestrator.observation?.nodes.values() ?? [])];
       const reached = nodes.filter(({ link }) => link === "connected").length;
@@ -67,7 +75,6 @@ async function main(): Promise<void> {
       log.info({ signal }, "orchestrator stops");
       orchestrator.stop();
       server.close();
-      server.closeAllConnections();
       rmSync(pidFile, { force: true });
       process.exit(0);
     });

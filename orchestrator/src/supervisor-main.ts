@@ -3,7 +3,15 @@
 // the next one takes over (a sidecar's death doesn't touch Postgres).
 import { unlinkSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { createLogger, isAlive, type Logger, messageOf, poll, sendSignal } from "@quorate/common";
+import {
+  createLogger,
+  isAlive,
+  keepLogsBounded,
+  type Logger,
+  messageOf,
+  poll,
+  sendSignal,
+} from "@quorate/common";
 import { connectSidecar } from "@quorate/proto";
 import { type OpenCluster, openCluster, paths } from "./cluster/files.ts";
 import { livePid } from "./cluster/processes.ts";
@@ -58,6 +66,16 @@ class Supervisor {
     for (const { id } of this.#cluster.file.nodes) await this.#startSidecar(id);
     for (const { id } of this.#cluster.file.orchestrators) await this.#startOrchestrator(id);
     for (const { id } of this.#cluster.file.gateways) await this.#startGateway(id);
+  }
+
+  get logs(): string[] {
+    const { dir, file } = this.#cluster;
+    return [
+      ...file.nodes.map(({ id }) => paths.sidecarLog(dir, id)),
+      ...file.orchestrators.map(({ id }) => paths.orchestratorLog(dir, id)),
+      ...file.gateways.map(({ id }) => paths.gatewayLog(dir, id)),
+      paths.supervisorLog(dir),
+    ];
   }
 
   /** cluster.json has changed: what is new is started, what is gone is stopped, orchestrators start with what they know now. */
@@ -165,6 +183,10 @@ async function main(): Promise<void> {
     process.stdin.on("end", () => end("the process that started it has ended")).resume();
     process.stdin.on("error", () => end("the process that started it has ended"));
   }
+  keepLogsBounded(
+    () => supervisor.logs,
+    (error) => log.warn({ err: error }, "a log can't be rotated"),
+  );
   await supervisor.start();
 }
 

@@ -80,8 +80,8 @@ t.test("paths and names are told apart; relative paths become absolute", (t) => 
   t.equal(policyPath("majority"), null);
   t.same(policyPath("./mine.ts"), { path: "./mine.ts", options: undefined });
   t.same(policyPath('mine.mjs:{"a":1}'), { path: "mine.mjs", options: '{"a":1}' });
-  t.equal(absolutePolicy("mine.mjs:n=2", "/work"), "/work/mine.mjs:n=2");
-  t.equal(absolutePolicy("any-n:n=2", "/work"), "any-n:n=2");
+  t.equal(absolutePolicy("mine.mjs:n=2", "/srv"), "/srv/mine.mjs:n=2");
+  t.equal(absolutePolicy("any-n:n=2", "/srv"), "any-n:n=2");
   t.end();
 });
 

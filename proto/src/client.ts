@@ -1,15 +1,21 @@
 // The coordinator's end: one connection to one sidecar, promise methods, and the status stream.
 
-import { type CallOptions, type ChannelCredentials, type ServiceError, status } from "@grpc/grpc-js";
+import {
+  type CallOptions,
+  type ChannelCredentials,
+  Metadata,
+  type ServiceError,
+  status,
+} from "@grpc/grpc-js";
 import { QuorateError } from "@quorate/common";
 import { ZodError } from "zod";
 import type { errorTable } from "./error-codes.ts";
-import { sharedCredentials } from "./tls.ts";
+import { accessTo } from "./tls.ts";
 import type * as t from "./types.ts";
 import { type Codec, codecs, SidecarService, statusCodec } from "./wire.ts";
 
-/** Why there is no answer. `refused`: nobody listens there; `reset`: the connection broke. */
-export type RpcFailure = "refused" | "reset" | "timeout" | "aborted" | "protocol" | "internal";
+/** Why there is no answer. `refused`: nobody listens there; `denied`: it doesn't know us; `reset`: the connection broke. */
+export type RpcFailure = "refused" | "denied" | "reset" | "timeout" | "aborted" | "protocol" | "internal";
 
 export class RpcError extends QuorateError {
   readonly failure: RpcFailure;
@@ -67,7 +73,8 @@ export type SidecarClient = {
   close(): void;
 };
 
-export type ConnectOptions = { readonly credentials?: ChannelCredentials };
+/** Instead of what the process shows everywhere (useClientAccess). */
+export type ConnectOptions = { readonly credentials?: ChannelCredentials; readonly token?: () => string };
 
 /** Requests with a timeout of their own get this much more, so that the sidecar answers first. */
 const graceMs = 2_000;
@@ -94,10 +101,14 @@ const channelOptions = {
 /** What a method of the loader's client looks like; the class itself is untyped. */
 type UnaryMethod = (
   request: unknown,
+  metadata: Metadata,
   options: CallOptions,
   callback: (error: ServiceError | null, reply: unknown) => void,
 ) => { cancel(): void };
-type StreamMethod = (request: unknown) => {
+type StreamMethod = (
+  request: unknown,
+  metadata: Metadata,
+) => {
   on(event: "data", listener: (wire: unknown) => void): void;
   on(event: "error", listener: (error: ServiceError) => void): void;
   on(event: "end", listener: () => void): void;
@@ -106,7 +117,20 @@ type StreamMethod = (request: unknown) => {
 
 /** Connects lazily: the first call opens the connection, and a dead one is reopened by the next call. */
 export function connectSidecar(address: string, options: ConnectOptions = {}): SidecarClient {
-  const stub = new SidecarService(address, options.credentials ?? sharedCredentials(), channelOptions);
+  const { credentials, token } =
+    options.credentials === undefined
+      ? accessTo(address)
+      : { credentials: options.credentials, token: options.token };
+  const stub = new SidecarService(address, credentials, channelOptions);
+  const metadata = (): Metadata => {
+    const shown = new Metadata();
+    try {
+      if (token !== undefined) shown.set("authorization", `Bearer ${token()}`);
+    } catch {
+      // The file can't be read: the sidecar says that it doesn't know us.
+    }
+    return shown;
+  };
   const methods = stub as unknown as Record<string, UnaryMethod>;
 
   function call<Request, Result>(
@@ -125,7 +149,8 @@ export function connectSidecar(address: string, options: ConnectOptions = {}): S
       const deadline = Date.now() + (limits.deadlineMs ?? fallbackDeadlineMs);
       const method = methods[name];
       if (method === undefined) throw new TypeError(`no such method: ${name}`);
-      const pending = method.call(stub, codec.request.encode(request), { deadline }, (error, wire) => {
+      const encoded = codec.request.encode(request);
+      const pending = method.call(stub, encoded, metadata(), { deadline }, (error, wire) => {
         signal?.removeEventListener("abort", abort);
         if (error !== null) {
           reject(toRpcError(error, address, name));
@@ -165,19 +190,20 @@ export function connectSidecar(address: string, options: ConnectOptions = {}): S
         defaultDeadlineMs.getStatus,
       ),
     watch: (watchOptions, handlers) =>
-      watchStatus(stub as unknown as { watch: StreamMethod }, address, watchOptions, handlers),
+      watchStatus(stub as unknown as { watch: StreamMethod }, metadata, address, watchOptions, handlers),
     close: () => stub.close(),
   };
 }
 
 function watchStatus(
   stub: { watch: StreamMethod },
+  metadata: () => Metadata,
   address: string,
   options: WatchOptions,
   handlers: WatchHandlers,
 ): () => void {
   const { watcher, intervalMs, silenceMs, signal } = options;
-  const stream = stub.watch(codecs.watch.request.encode({ watcher, intervalMs }));
+  const stream = stub.watch(codecs.watch.request.encode({ watcher, intervalMs }), metadata());
   let over = false;
 
   const finish = (reason: WatchEnd["reason"], message: string): void => {
@@ -208,6 +234,7 @@ function watchStatus(
   stream.on("error", (error) => {
     const failure = failureOf(error);
     if (failure === "refused" || failure === "reset") finish(failure, error.details);
+    else if (failure === "denied") finish("protocol", error.details);
     else if (failure === "timeout") finish("timeout", error.details);
     else if (failure === "aborted") finish("cancelled", error.details);
     else finish("reset", error.details || error.message);
@@ -234,6 +261,8 @@ function failureOf(error: ServiceError): RpcFailure {
       return "timeout";
     case status.CANCELLED:
       return "aborted";
+    case status.UNAUTHENTICATED:
+      return "denied";
     case status.INVALID_ARGUMENT:
       return "protocol";
     default:

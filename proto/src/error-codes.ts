@@ -6,6 +6,10 @@ export const protoErrors = defineErrors({
     means: "Nobody listens at the sidecar's address.",
     todo: "Start the sidecar, or correct the address.",
   },
+  rpc_denied: {
+    means: "The sidecar doesn't know the caller: it showed no token, or another cluster's.",
+    todo: "Name the cluster's own token (tokenFile, secrets/api.token) or certificates (tls) in the caller's configuration.",
+  },
   rpc_reset: {
     means: "The connection to the sidecar broke before it answered; whether it acted is unknown.",
     todo: "Nothing: the coordinator asks again. If it lasts, look at the sidecar's log and the network.",

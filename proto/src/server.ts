@@ -1,6 +1,7 @@
 // The sidecar's end: typed handlers behind a gRPC server.
 
 import {
+  type Metadata,
   Server,
   ServerCredentials,
   type ServerUnaryCall,
@@ -8,6 +9,7 @@ import {
   type sendUnaryData,
   status,
 } from "@grpc/grpc-js";
+import { hasToken } from "@quorate/common";
 import { ZodError } from "zod";
 import type * as t from "./types.ts";
 import { type Codec, codecs, SidecarService, statusCodec } from "./wire.ts";
@@ -46,6 +48,8 @@ export type SidecarServerOptions = {
   /** 0: any free port. */
   readonly port: number;
   readonly credentials?: ServerCredentials;
+  /** Every caller must show it. */
+  readonly token?: (() => string) | undefined;
   /** A handler threw: a bug or an unexpected failure; the caller gets INTERNAL. */
   readonly onError: (method: string, error: unknown) => void;
 };
@@ -71,6 +75,10 @@ export async function startSidecarServer(
     handler: (request: Request, context: CallContext) => Promise<Result>,
   ): (call: ServerUnaryCall<unknown, unknown>, callback: sendUnaryData<unknown>) => void {
     return (call, callback) => {
+      if (!mayCall(call, options.token)) {
+        callback(denied);
+        return;
+      }
       let request: Request;
       try {
         request = codec.request.decode(call.request);
@@ -108,7 +116,7 @@ export async function startSidecarServer(
     getStatus: unary("getStatus", { request: emptyRequest, reply: statusCodec }, (_, context) =>
       handlers.getStatus(context),
     ),
-    watch: (call: ServerWritableStream<unknown, unknown>) => serveWatch(call, handlers),
+    watch: (call: ServerWritableStream<unknown, unknown>) => serveWatch(call, handlers, options.token),
   });
 
   const port = await new Promise<number>((resolve, reject) => {
@@ -121,7 +129,29 @@ export async function startSidecarServer(
   return { port, stop: () => stopServer(server) };
 }
 
-function serveWatch(call: ServerWritableStream<unknown, unknown>, handlers: SidecarHandlers): void {
+const denied = {
+  code: status.UNAUTHENTICATED,
+  details: "this sidecar answers only those who show the cluster's token (secrets/api.token)",
+};
+
+function mayCall({ metadata }: { readonly metadata: Metadata }, token: (() => string) | undefined): boolean {
+  if (token === undefined) return true;
+  try {
+    return hasToken(metadata.get("authorization")[0]?.toString(), token());
+  } catch {
+    return false; // its own copy can't be read
+  }
+}
+
+function serveWatch(
+  call: ServerWritableStream<unknown, unknown>,
+  handlers: SidecarHandlers,
+  token: (() => string) | undefined,
+): void {
+  if (!mayCall(call, token)) {
+    call.emit("error", denied);
+    return;
+  }
   let request: t.WatchRequest;
   try {
     request = codecs.watch.request.decode(call.request);

@@ -37,13 +37,17 @@ export const sidecarConfigSchema = z.strictObject({
   ports: portsSchema,
   /** Both ends of every gRPC connection must show a certificate of this authority. */
   tls: tlsSchema.optional(),
-  /** Answer anybody on another address than the loopback one: only on a network that nobody else can reach. */
+  /** The cluster's token: callers show it where there are no certificates; over HTTP it suffices with them, too. */
+  tokenFile: pathSchema.optional(),
+  /** Do without certificates and token: answer anybody. Only on a network that nobody else can reach. */
   insecure: z.boolean().default(false),
   postgres: z.strictObject({
     /** bin directory of the patched Postgres that has the extension installed. */
     binDir: pathSchema,
     /** System user that runs Postgres when the sidecar is root; ignored otherwise. */
     osUser: z.string().min(1).default("postgres"),
+    /** With certificates (tls) clients must use TLS, too; true: they needn't. Replication always does. */
+    allowPlain: z.boolean().default(false),
     /** Extra or changed settings for quorate.conf; those that safety rests on can't be changed. */
     settings: z
       .record(z.string().regex(/^[a-z_][a-z0-9_.]*$/), z.union([z.string(), z.number(), z.boolean()]))
@@ -58,6 +62,10 @@ export const sidecarConfigSchema = z.strictObject({
     database: sqlNameSchema.default("app"),
     passwordFile: pathSchema,
   }),
+  /** Monitoring's own account: it may see everything about the server, and nothing of the data. */
+  monitor: z
+    .strictObject({ user: sqlNameSchema.default("quorate_monitor"), passwordFile: pathSchema })
+    .optional(),
   /** The gateways' own account: it may read who may log in, and nothing else. Made with the first node's data. */
   gateway: z
     .strictObject({ user: sqlNameSchema.default("quorate_gateway"), passwordFile: pathSchema })
@@ -85,6 +93,8 @@ export const clusterFileSchema = z.strictObject({
   app: z.strictObject({ user: sqlNameSchema, database: sqlNameSchema, passwordFile: pathSchema }),
   /** What the CLI shows to sidecars. */
   tls: tlsSchema.optional(),
+  /** The cluster's token, which the CLI shows where there are no certificates. */
+  tokenFile: pathSchema.optional(),
   nodes: z
     .array(
       z.strictObject({
@@ -137,10 +147,14 @@ export function loadSidecarConfig(file: string): SidecarConfig {
   const at = (path: string): string => resolve(base, path);
   const absolute: SidecarConfig = {
     ...config,
+    ...(config.tokenFile === undefined ? {} : { tokenFile: at(config.tokenFile) }),
     dir: at(config.dir),
     postgres: { ...config.postgres, binDir: at(config.postgres.binDir) },
     replication: { ...config.replication, passwordFile: at(config.replication.passwordFile) },
     app: { ...config.app, passwordFile: at(config.app.passwordFile) },
+    ...(config.monitor === undefined
+      ? {}
+      : { monitor: { ...config.monitor, passwordFile: at(config.monitor.passwordFile) } }),
     ...(config.gateway === undefined
       ? {}
       : { gateway: { ...config.gateway, passwordFile: at(config.gateway.passwordFile) } }),
@@ -158,9 +172,12 @@ export function loadClusterFile(file: string): ClusterFile {
 }
 
 function checkSidecarConfig(file: string, config: SidecarConfig): void {
-  if (!config.insecure && config.tls === undefined && !isLoopback(config.host))
+  const { tls, tokenFile, host } = config;
+  if (!config.insecure && tls === undefined && (tokenFile === undefined || !isLoopback(host)))
     throw new ConfigError(
-      `${file}: on ${config.host} the sidecar would obey anybody: give it certificates (tls, see quorate certs init), or say "insecure": true`,
+      tokenFile === undefined
+        ? `${file}: the sidecar would obey anybody: give it the cluster's token (tokenFile) or certificates (tls, see quorate certs init), or say "insecure": true`
+        : `${file}: on ${host} the token would go over the network in the clear: give it certificates (tls, see quorate certs init), or say "insecure": true`,
     );
   const { postgres, grpc, http } = config.ports;
   if (new Set([postgres, grpc, http]).size !== 3)

@@ -1,5 +1,7 @@
 /** Connection strings and password files of libpq. Pure. */
 
+import type { TlsFiles } from "@quorate/common";
+
 export type Peer = { readonly host: string; readonly port: number };
 
 export type ReplicationIdentity = {
@@ -7,6 +9,8 @@ export type ReplicationIdentity = {
   readonly node: string;
   readonly user: string;
   readonly passFile: string;
+  /** Both ends show certificates of one authority, and the other's must be for the address. */
+  readonly tls?: TlsFiles | undefined;
   /** Of the cohort, or on its way into it; an observer gets only what is committed, and never counts. */
   readonly member: boolean;
 };
@@ -26,9 +30,17 @@ export function replicationConninfo(peer: Peer, identity: ReplicationIdentity): 
     connect_timeout: "3",
     // A peer that vanished without a FIN is noticed by the kernel, too.
     tcp_user_timeout: "5000",
-    gssencmode: "disable",
+    ...tlsFields(identity.tls),
     options: identity.member ? "-cquorate.member=on" : "-cquorate.observer=on",
   });
+}
+
+/** Without certificates nothing is tried that could fall back. */
+export function tlsFields(tls: TlsFiles | undefined): Readonly<Record<string, string>> {
+  const gssencmode = "disable";
+  if (tls === undefined) return { gssencmode, sslmode: "disable" };
+  const { ca, cert, key } = tls;
+  return { gssencmode, sslmode: "verify-full", sslrootcert: ca, sslcert: cert, sslkey: key };
 }
 
 export function formatConninfo(fields: Readonly<Record<string, string>>): string {

@@ -11,14 +11,29 @@ import {
   writeDurable,
 } from "@quorate/common";
 import type { SidecarConfig } from "./config.ts";
-import { formatConninfo, type Peer } from "./conninfo.ts";
+import { formatConninfo, type Peer, tlsFields } from "./conninfo.ts";
 import { type PostgresOwner, readSecret } from "./environment.ts";
 import type { NodePaths } from "./paths.ts";
 import { cleanEnvironment } from "./postgres-process.ts";
 import { scramVerifier } from "./scram.ts";
-import { pgHba, quorateConf, withInclude } from "./settings.ts";
+import { controlUser, pgHba, quorateConf, withInclude } from "./settings.ts";
 
 export type CloneProgress = { readonly doneBytes: number; readonly totalBytes: number };
+
+/**
+ * For whatever the sidecar and backups do with SQL on the node's own socket: no password, so nobody can be it over
+ * TCP, and no right to read what is in tables. Functions of the catalog belong to the database "postgres" here.
+ */
+const rightsOfControl = [
+  `CREATE ROLE ${controlUser} LOGIN`,
+  `GRANT pg_monitor, pg_checkpoint TO ${controlUser}`,
+  ...[
+    "pg_backup_start(text, boolean)",
+    "pg_backup_stop(boolean)",
+    "pg_switch_wal()",
+    "pg_create_restore_point(text)",
+  ].map((name) => `GRANT EXECUTE ON FUNCTION pg_catalog.${name} TO ${controlUser}`),
+];
 
 const initTimeoutMs = 110_000;
 const cloneTimeoutMs = 24 * 3_600_000;
@@ -95,11 +110,18 @@ export class DataDirectory {
   }
 
   #rolesAndDatabase(): string {
-    const { app, replication } = this.#config;
+    const { app, replication, monitor } = this.#config;
     const verifier = (file: string, what: string): string => scramVerifier(readSecret(file, what));
     const statements = [
       `CREATE ROLE ${replication.user} LOGIN REPLICATION PASSWORD '${verifier(replication.passwordFile, "replication.passwordFile")}'`,
       `CREATE ROLE ${app.user} LOGIN PASSWORD '${verifier(app.passwordFile, "app.passwordFile")}'`,
+      ...rightsOfControl,
+      ...(monitor === undefined
+        ? []
+        : [
+            `CREATE ROLE ${monitor.user} LOGIN CONNECTION LIMIT 10 PASSWORD '${verifier(monitor.passwordFile, "monitor.passwordFile")}'`,
+            `GRANT pg_monitor TO ${monitor.user}`,
+          ]),
       ...(app.database === "postgres" ? [] : [`CREATE DATABASE ${app.database} OWNER ${app.user}`]),
     ];
     return statements.map((statement) => `${statement};\n`).join("");
@@ -136,7 +158,7 @@ export class DataDirectory {
       passfile: this.#paths.passFile,
       application_name: `${this.#config.node.id}_clone`,
       connect_timeout: "5",
-      gssencmode: "disable",
+      ...tlsFields(this.#config.tls === undefined ? undefined : this.#paths.tls),
     });
     await this.#run(
       "pg_basebackup",

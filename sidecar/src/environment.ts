@@ -15,6 +15,7 @@ import { codeOf, isAlive, messageOf, type OsUser, postgresUser } from "@quorate/
 import { ConfigError, type SidecarConfig } from "./config.ts";
 import { passFileText } from "./conninfo.ts";
 import type { NodePaths } from "./paths.ts";
+import { installTls } from "./postgres-tls.ts";
 
 /** undefined: Postgres runs as ourselves. */
 export type PostgresOwner = OsUser | undefined;
@@ -45,6 +46,7 @@ export function prepareEnvironment(config: SidecarConfig, paths: NodePaths): Pos
     });
     chmodSync(paths.passFile, 0o600);
     if (owner !== undefined) chownSync(paths.passFile, owner.uid, owner.gid);
+    if (config.tls !== undefined) installTls(config.tls, paths, owner);
   } catch (error) {
     throw new ConfigError(`can't prepare ${paths.root}: ${messageOf(error)}`);
   }

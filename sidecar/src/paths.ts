@@ -1,5 +1,6 @@
 /** Where everything of a node lies (docs/data-root.md). */
 import { join } from "node:path";
+import type { TlsFiles } from "@quorate/common";
 
 export type NodePaths = {
   readonly root: string;
@@ -14,6 +15,8 @@ export type NodePaths = {
   /** Written now and then, to see whether the disk works. */
   readonly diskCheck: string;
   readonly passFile: string;
+  /** What Postgres shows to clients and other nodes: copies that belong to its user. */
+  readonly tls: TlsFiles & { readonly directory: string };
   readonly run: string;
   readonly controlSocket: string;
   readonly log: string;
@@ -35,6 +38,12 @@ export function nodePaths(root: string): NodePaths {
     events: join(state, "events.jsonl"),
     diskCheck: join(state, "disk-check"),
     passFile: join(run, "replication.pgpass"),
+    tls: {
+      directory: join(run, "tls"),
+      ca: join(run, "tls", "ca.pem"),
+      cert: join(run, "tls", "cert.pem"),
+      key: join(run, "tls", "key.pem"),
+    },
     run,
     controlSocket: join(run, "control.sock"),
     log,

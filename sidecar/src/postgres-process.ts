@@ -165,7 +165,8 @@ function lastWords(log: string, fromByte: number): string | null {
   }
   try {
     const { size } = fstatSync(file);
-    const start = Math.max(fromByte, size - lastWordsBytes);
+    // The log may have been rotated meanwhile.
+    const start = Math.max(size < fromByte ? 0 : fromByte, size - lastWordsBytes);
     const bytes = Buffer.alloc(Math.max(0, size - start));
     readSync(file, bytes, 0, bytes.length, start);
     return lastComplaint(bytes.toString("utf8"));

@@ -1,17 +1,11 @@
 /** The sidecar's process, from its arguments to its exit code (docs/sidecar.md). */
 import { readFileSync } from "node:fs";
-import type { Server } from "node:http";
 import { parseArgs } from "node:util";
-import { codeOf, createLogger, messageOf } from "@quorate/common";
-import {
-  type SidecarServer,
-  serverCredentials,
-  startSidecarServer,
-  useClientCredentials,
-} from "@quorate/proto";
+import { codeOf, createLogger, type GuardedHttp, messageOf, SecretFile } from "@quorate/common";
+import { type SidecarServer, serverCredentials, startSidecarServer, useClientAccess } from "@quorate/proto";
 import { registerBackupMetrics } from "./backup/backup-metrics.ts";
 import { BackupService } from "./backup/backup-service.ts";
-import { ConfigError, loadSidecarConfig } from "./config.ts";
+import { ConfigError, loadSidecarConfig, type SidecarConfig } from "./config.ts";
 import { prepareEnvironment, releasePidFile, takePidFile } from "./environment.ts";
 import { startHttp } from "./http.ts";
 import { SidecarMetrics } from "./metrics.ts";
@@ -44,10 +38,23 @@ async function listening<T>(what: string, start: () => Promise<T>): Promise<T> {
   }
 }
 
+/** Read now, so that a file that can't be used stops the start. */
+function tokenOf({ tokenFile }: SidecarConfig): (() => string) | undefined {
+  if (tokenFile === undefined) return undefined;
+  const secret = new SecretFile(tokenFile);
+  try {
+    void secret.value;
+  } catch (error) {
+    throw new ConfigError(`can't use the file that tokenFile names: ${messageOf(error)}`);
+  }
+  return () => secret.value;
+}
+
 async function run(): Promise<void> {
   const file = configFile();
   const config = loadSidecarConfig(file);
-  useClientCredentials(config.tls);
+  useClientAccess(config);
+  const token = tokenOf(config);
   const paths = nodePaths(config.dir);
   const owner = prepareEnvironment(config, paths);
   const logger = createLogger({
@@ -90,13 +97,25 @@ async function run(): Promise<void> {
         host: config.host,
         port: config.ports.grpc,
         credentials: serverCredentials(config.tls),
+        // With certificates nobody else gets as far as that.
+        token: config.tls === undefined ? token : undefined,
         onError: (method, error) => logger.error({ err: error, method }, "a request failed"),
       },
       sidecarHandlers(node, config.cluster, shutdown.signal),
     ),
   );
-  const http = await listening(`127.0.0.1:${config.ports.http} (ports.http)`, () =>
-    startHttp({ port: config.ports.http, status: () => node.status(), registry }),
+  // In the clear to this machine only.
+  const httpHost = config.tls === undefined ? "127.0.0.1" : config.host;
+  const http = await listening(`${httpHost}:${config.ports.http} (ports.http)`, () =>
+    startHttp({
+      host: httpHost,
+      port: config.ports.http,
+      tls: config.tls,
+      token,
+      status: () => node.status(),
+      registry,
+      onError: (error) => logger.warn({ err: error }, "a request over HTTP failed"),
+    }),
   );
   logger.info({ ports: config.ports, term: node.promise?.term ?? 0 }, "the sidecar runs");
 
@@ -136,7 +155,7 @@ async function run(): Promise<void> {
 async function stopAll(
   node: SidecarNode,
   grpc: SidecarServer,
-  http: Server,
+  http: GuardedHttp,
   postgres: "stop" | "leave",
 ): Promise<void> {
   await node.end(postgres);

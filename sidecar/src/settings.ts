@@ -4,6 +4,9 @@ import { backupPaths, shellQuote } from "./backup/pgbackrest-conf.ts";
 import type { SidecarConfig } from "./config.ts";
 import type { NodePaths } from "./paths.ts";
 
+/** For SQL on the node's own socket (docs/sidecar.md). */
+export const controlUser = "quorate_control";
+
 type Setting = string | number | boolean;
 type Settings = Readonly<Record<string, Setting>>;
 
@@ -49,7 +52,21 @@ export function safetySettings(config: SidecarConfig, paths: NodePaths): Setting
     "quorate.control_socket": paths.controlSocket,
     // The same on all nodes: whoever replaces a leader that he can't fence waits this long.
     "quorate.lease": "500ms",
+    ...tlsSettings(config, paths),
     ...archiveSettings(config, paths),
+  };
+}
+
+/** The files may change at any time; Postgres reads them again at a SIGHUP. */
+function tlsSettings({ tls }: SidecarConfig, paths: NodePaths): Settings {
+  if (tls === undefined) return { ssl: false };
+  const { ca, cert, key } = paths.tls;
+  return {
+    ssl: true,
+    ssl_ca_file: ca,
+    ssl_cert_file: cert,
+    ssl_key_file: key,
+    ssl_min_protocol_version: "TLSv1.2",
   };
 }
 
@@ -78,6 +95,11 @@ export const protectedSettings: ReadonlySet<string> = new Set([
   "quorate.node_id",
   "recovery_target_timeline",
   "restart_after_crash",
+  "ssl",
+  "ssl_ca_file",
+  "ssl_cert_file",
+  "ssl_key_file",
+  "ssl_min_protocol_version",
   "synchronous_standby_names",
   "unix_socket_directories",
   "wal_level",
@@ -126,18 +148,34 @@ function quoteSetting(value: Setting): string {
   return `'${settingText(value).replaceAll("'", "''")}'`;
 }
 
-/** The local socket lies in a directory that only Postgres's owner can enter; everybody else needs a password. */
+/**
+ * The local socket lies in a directory that only Postgres's owner can enter. Over TCP everybody needs a password, and
+ * with certificates TLS, unless he is on this machine; other nodes show their certificate besides. Who has no business
+ * over TCP is refused whatever he shows.
+ */
 export function pgHba(config: SidecarConfig): string {
+  const { user } = config.replication;
+  const rule = (type: string, database: string, who: string, address: string, method: string): string =>
+    [type.padEnd(9), database.padEnd(11), who.padEnd(19), address.padEnd(8), method].join(" ").trimEnd();
+  const everybody =
+    config.tls === undefined || config.postgres.allowPlain
+      ? [rule("host", "all", "all", "all", "scram-sha-256")]
+      : [
+          rule("hostssl", "all", "all", "all", "scram-sha-256"),
+          rule("host", "all", "all", "samehost", "scram-sha-256"),
+        ];
   return [
     "# Written by the sidecar at each start of Postgres.",
-    "# TYPE  DATABASE     USER  ADDRESS  METHOD",
-    "local   all          all            trust",
-    "local   replication  all            trust",
-    "host    all          postgres  all  reject",
-    `host    replication  ${config.replication.user}  all  scram-sha-256`,
-    `host    all          ${config.replication.user}  all  reject`,
-    "host    replication  all  all  reject",
-    "host    all          all  all  scram-sha-256",
+    rule("# TYPE", "DATABASE", "USER", "ADDRESS", "METHOD"),
+    rule("local", "all", "all", "", "trust"),
+    rule("local", "replication", "all", "", "trust"),
+    rule("host", "all", `postgres,${controlUser}`, "all", "reject"),
+    config.tls === undefined
+      ? rule("host", "replication", user, "all", "scram-sha-256")
+      : rule("hostssl", "replication", user, "all", "scram-sha-256 clientcert=verify-ca"),
+    rule("host", "all", user, "all", "reject"),
+    rule("host", "replication", "all", "all", "reject"),
+    ...everybody,
     "",
   ].join("\n");
 }

@@ -2,7 +2,7 @@
  * The shell around the node core (consensus/src/node.ts): performs its effects, feeds their results back.
  * What is honoured, in which order, and what is durable before what is answered is decided there.
  */
-import { assert, assertNever, type Logger, messageOf } from "@quorate/common";
+import { assert, assertNever, keepLogsBounded, type Logger, messageOf } from "@quorate/common";
 import {
   attachRequestId,
   type ControlCommand as CoreCommand,
@@ -33,6 +33,7 @@ import type { PostgresOwner } from "./environment.ts";
 import { EventLog } from "./event-log.ts";
 import { MemoryStore } from "./node-memory.ts";
 import type { NodePaths } from "./paths.ts";
+import { keepTlsFresh } from "./postgres-tls.ts";
 import { PromiseStore } from "./promise-store.ts";
 import { postgresArguments } from "./settings.ts";
 import { nodeStatus } from "./status-view.ts";
@@ -111,7 +112,7 @@ export class SidecarNode {
   #attaching: ControlConnection | null = null;
   #clone: Clone | null = null;
   #systemIdentifier: string | null = null;
-  #quiesceTimer: NodeJS.Timeout | undefined;
+  readonly #ends: (() => void)[] = [];
   #seq = 0;
   #nextRequest = 1;
 
@@ -180,11 +181,22 @@ export class SidecarNode {
    */
   async begin(): Promise<void> {
     this.#disk.start();
+    this.#keepFiles();
     try {
       await this.#adoptOrStart();
     } finally {
       this.#markBegun();
     }
+  }
+
+  /** Certificates that are renewed, a log that grows. */
+  #keepFiles(): void {
+    const { config, paths, owner, logger } = this.#options;
+    const { tls } = config;
+    const reload = (): void => this.supervisor.reload();
+    if (tls !== undefined) this.#ends.push(keepTlsFresh({ files: tls, paths, owner, logger, reload }));
+    const failed = (error: unknown): void => logger.warn({ err: error }, "postgres.log can't be rotated");
+    this.#ends.push(keepLogsBounded(() => [paths.postgresLog], failed));
   }
 
   /** Fulfilled when this node knows how its Postgres is. */
@@ -295,7 +307,7 @@ export class SidecarNode {
 
   /** For the end of the sidecar. */
   async end(postgres: "stop" | "leave"): Promise<void> {
-    clearTimeout(this.#quiesceTimer);
+    for (const end of this.#ends) end();
     this.#disk.stop();
     this.#shutdown.abort();
     if (postgres === "leave") this.supervisor.release();
@@ -459,25 +471,7 @@ export class SidecarNode {
       result = await this.#send(connection, command, peer, limits);
       // Postgres died over it: the next one is asked the same, if that can't do more than was asked for.
     } while (!result.ok && result.code === "disconnected" && repeatable.has(command.cmd));
-    if (command.cmd === "quiesce" && result.ok) this.#boundQuiesce(command);
     return result;
-  }
-
-  /** Whoever asked for the quiet may be gone: it ends by itself when his time is over. */
-  #boundQuiesce({ on, timeoutMs }: CoreCommand & { cmd: "quiesce" }): void {
-    clearTimeout(this.#quiesceTimer);
-    if (!on) return;
-    this.#quiesceTimer = setTimeout(() => {
-      const { connection } = this.supervisor;
-      // It may have handed over, or ended it by itself.
-      if (connection === null || this.#control?.quiesced !== true) return;
-      this.logger.warn(
-        { timeoutMs },
-        "whoever quiesced this leader never came back: it admits clients again",
-      );
-      const off = { cmd: "quiesce", on: false, timeoutMs } as const;
-      void this.#send(connection, off, undefined, { timeoutMs: adoptTimeoutMs });
-    }, timeoutMs);
   }
 
   async #send(
@@ -508,6 +502,7 @@ export class SidecarNode {
       node: config.node.id,
       user: config.replication.user,
       passFile: paths.passFile,
+      tls: config.tls === undefined ? undefined : paths.tls,
       member,
     });
   }

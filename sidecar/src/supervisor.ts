@@ -116,6 +116,11 @@ export class Supervisor {
     });
   }
 
+  /** Postgres reads its files again; one that doesn't run yet will read them anyway. */
+  reload(): void {
+    if (this.#phase === "running") this.#process?.signal("SIGHUP");
+  }
+
   /** A crash on purpose. `down`: it stays down. */
   async kill(wanted: "up" | "down"): Promise<void> {
     this.#wanted = wanted;

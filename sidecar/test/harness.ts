@@ -69,6 +69,7 @@ export class SidecarUnderTest {
   configure(settings: object): void {
     const config = {
       cluster: "main",
+      insecure: true,
       node: { id: "n1" },
       ports: this.#ports,
       postgres: { binDir: "bin" },

@@ -64,6 +64,44 @@ t.test("off the local socket nobody gets in without a password", async (t) => {
   for (const rule of rules) t.match(rule, /(scram-sha-256|reject)$/);
 });
 
+t.test(
+  "with certificates nobody gets in from elsewhere without TLS, and no node without its certificate",
+  async (t) => {
+    const tls = { ca: "/ca", cert: "/cert", key: "/key" };
+    const rules = (text: string): string[][] =>
+      text
+        .split("\n")
+        .filter((line) => line.startsWith("host"))
+        .map((line) => line.split(/ +/));
+    const secure = { ...config(), tls };
+    for (const [type = "", , , address, method] of rules(pgHba(secure)))
+      t.ok(
+        type === "hostssl" || method === "reject" || address === "samehost",
+        `${type} ${address} ${method}`,
+      );
+    t.match(
+      pgHba(secure),
+      /^hostssl +replication +quorate_replication +all +scram-sha-256 clientcert=verify-ca$/m,
+    );
+    // The first rule that fits counts.
+    const first = rules(pgHba(secure))[0] ?? [];
+    t.same(first, ["host", "all", "postgres,quorate_control", "all", "reject"]);
+    const plain = rules(pgHba({ ...secure, postgres: { ...secure.postgres, allowPlain: true } }));
+    t.same(plain.at(-1), ["host", "all", "all", "all", "scram-sha-256"]);
+    t.match(plain[1], ["hostssl", "replication"], "replication needs certificates all the same");
+    const paths = nodePaths("/d");
+    t.ok(postgresArguments(secure, paths).includes("ssl=on"));
+    t.ok(postgresArguments(secure, paths).includes("ssl_key_file=/d/run/tls/key.pem"));
+    const peer = { host: "n1.example", port: 1 };
+    const identity = { node: "n2", user: "u", passFile: "/p", member: true };
+    t.match(
+      replicationConninfo(peer, { ...identity, tls: paths.tls }),
+      / sslmode=verify-full sslrootcert=\/d\/run\/tls\/ca\.pem sslcert=\/d\/run\/tls\/cert\.pem sslkey=\/d\/run\/tls\/key\.pem /,
+    );
+    t.match(replicationConninfo(peer, identity), / sslmode=disable /);
+  },
+);
+
 t.test("connection strings: a node says that it is one of the cluster", async (t) => {
   const identity = { node: "n2", user: "quorate_replication", passFile: "/a dir/it's", member: true };
   const member = replicationConninfo({ host: "127.0.0.1", port: 5501 }, identity);

@@ -1,9 +1,10 @@
 /** The whole process, over fake programs: what it promises, starts, adopts, repairs and says. */
 import { once } from "node:events";
-import { existsSync, rmSync } from "node:fs";
+import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { poll } from "@quorate/common";
 import { coordinatorId, nodeId, term } from "@quorate/consensus";
+import { clientCredentials, connectSidecar } from "@quorate/proto";
 import t, { type Test } from "tap";
 import { SidecarUnderTest } from "./harness.ts";
 
@@ -117,14 +118,6 @@ t.test("a killed sidecar leaves Postgres alone; the next one adopts it and hears
     timeoutMs: 30_000,
   });
   await sidecar.until("running again", (status) => status.state === "fenced" && status.pid !== before.pid);
-});
-
-t.test("a quiesce ends by itself when whoever asked for it is gone", async (t) => {
-  const sidecar = await leader(t);
-  await sidecar.client.quiesce({ term: term(2), on: true, timeoutMs: 1_500 });
-  t.match(await sidecar.client.getStatus(), { quiesced: true });
-  await sidecar.until("admitting clients again", (status) => !status.quiesced);
-  t.match(sidecar.output, /never came back/);
 });
 
 t.test("recruited while Postgres is down: it is started first", async (t) => {
@@ -302,6 +295,39 @@ t.test("health, status and metrics over HTTP", async (t) => {
   t.match(await get("/nothing"), /^404/);
 });
 
+t.test("with a token nobody else is answered, over gRPC and HTTP", async (t) => {
+  const sidecar = await SidecarUnderTest.make(t);
+  const file = join(sidecar.root, "api.token");
+  writeFileSync(file, "sesame\n", { mode: 0o600 });
+  sidecar.configure({ insecure: false, tokenFile: "api.token" });
+  sidecar.spawn();
+  const health = async (): Promise<boolean> =>
+    (await fetch(`http://127.0.0.1:${sidecar.ports.http}/health`).catch(() => undefined))?.ok === true;
+  await poll(health, { what: "the sidecar to listen", timeoutMs: 60_000 });
+  const denied = { failure: "denied", code: "rpc_denied" };
+  const address = `127.0.0.1:${sidecar.ports.grpc}`;
+  const insecure = { credentials: clientCredentials(undefined) };
+  const wrong = connectSidecar(address, { ...insecure, token: () => "open" });
+  const right = connectSidecar(address, { ...insecure, token: () => "sesame" });
+  t.teardown(() => {
+    wrong.close();
+    right.close();
+  });
+  await t.rejects(sidecar.client.getStatus(), denied, "without one");
+  await t.rejects(wrong.recruit({ term: term(2), coordinator: o1, reason: "mine" }), denied, "with another");
+  const end = await new Promise((resolve) =>
+    wrong.watch(
+      { watcher: "test", intervalMs: 1_000, silenceMs: 30_000 },
+      { status: () => {}, end: resolve },
+    ),
+  );
+  t.match(end, { reason: "protocol", message: /token/ });
+  t.equal((await right.getStatus()).node, "n1");
+  t.equal((await fetch(`http://127.0.0.1:${sidecar.ports.http}/metrics`)).status, 401);
+  const headers = { authorization: "Bearer sesame" };
+  t.equal((await fetch(`http://127.0.0.1:${sidecar.ports.http}/metrics`, { headers })).status, 200);
+});
+
 t.test("a wrong configuration or environment: exit code 2 and what to do", async (t) => {
   const fails = async (sidecar: SidecarUnderTest, message: RegExp): Promise<void> => {
     const child = sidecar.spawn();
@@ -319,6 +345,12 @@ t.test("a wrong configuration or environment: exit code 2 and what to do", async
   await fails(sidecar, /node\.id: must be a lower-case letter/);
   sidecar.configure({ postgres: { binDir: "bin", settings: { full_page_writes: false } } });
   await fails(sidecar, /full_page_writes can't be changed/);
+  sidecar.configure({ insecure: false });
+  await fails(sidecar, /would obey anybody: give it the cluster's token/);
+  sidecar.configure({ insecure: false, tokenFile: "nowhere.token" });
+  await fails(sidecar, /the file that tokenFile names/);
+  sidecar.configure({ insecure: false, tokenFile: "t", host: "192.0.2.1" });
+  await fails(sidecar, /in the clear/);
   sidecar.configure({ dir: "x".repeat(100) });
   await fails(sidecar, /choose a shorter directory/);
   sidecar.configure({});

@@ -173,10 +173,20 @@ export class TestCluster {
     return appUrl(this.open, this.node(id));
   }
 
+  secret(name: string): string {
+    return readFileSync(path.join(paths.secrets(this.dir), name), "utf8").trim();
+  }
+
+  /** After `certs init`. */
+  get authority(): string {
+    return readFileSync(path.join(this.dir, "tls", "ca.pem"), "utf8");
+  }
+
   /** Every node in one URL, for libpq. */
   get urlOfAll(): string {
     const hosts = this.open.file.nodes.map((node) => `${node.host}:${node.ports.postgres}`).join(",");
-    return `${this.urls[0]?.replace(/@[^/]+\//, `@${hosts}/`)}?target_session_attrs=read-write&connect_timeout=2`;
+    const url = this.urls[0]?.replace(/@[^/]+\//, `@${hosts}/`) ?? "";
+    return `${url}${url.includes("?") ? "&" : "?"}target_session_attrs=read-write&connect_timeout=2`;
   }
 
   get bin(): string {

@@ -36,9 +36,9 @@ function holders(cluster: OpenCluster): Holder[] {
   const { dir, file } = cluster;
   return [
     ...file.nodes.map(({ id, host }) => ({ name: id, host, dir: path.join(paths.node(dir, id), "tls") })),
-    ...file.orchestrators.map(({ id }) => ({
+    ...file.orchestrators.map(({ id, host }) => ({
       name: id,
-      host: undefined,
+      host,
       dir: path.join(paths.orchestrator(dir, id), "tls"),
     })),
     ...file.gateways.map(({ id, host }) => ({

@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import {
+  accessOf,
   appUrl,
   type ClusterNode,
   findNode,
@@ -40,7 +41,9 @@ function urlOfAll(cluster: OpenCluster): string {
   if (first === undefined) throw orchestratorErrors.error("no_cluster", "the cluster has no nodes");
   const hosts = cluster.file.nodes.map((node) => `${node.host}:${node.ports.postgres}`).join(",");
   const single = `${first.host}:${first.ports.postgres}`;
-  return `${appUrl(cluster, first).replace(single, hosts)}?target_session_attrs=read-write`;
+  const all = new URL(appUrl(cluster, first));
+  all.searchParams.set("target_session_attrs", "read-write");
+  return all.href.replace(single, hosts);
 }
 
 export async function url(dir: string, options: TargetOptions & { all?: boolean }): Promise<void> {
@@ -60,6 +63,7 @@ export async function psql(dir: string, options: TargetOptions, args: readonly s
   const cluster = openCluster(dir);
   const node = await chooseNode(cluster, options);
   const { user, database, passwordFile } = cluster.file.app;
+  const { tls } = accessOf(cluster);
   // The password goes by the environment: arguments are visible to every user of the machine.
   const env = {
     ...process.env,
@@ -68,6 +72,7 @@ export async function psql(dir: string, options: TargetOptions, args: readonly s
     PGUSER: user,
     PGDATABASE: database,
     PGPASSWORD: readFileSync(path.resolve(cluster.dir, passwordFile), "utf8").trimEnd(),
+    ...(tls === undefined ? {} : { PGSSLMODE: "verify-full", PGSSLROOTCERT: tls.ca }),
   };
   const child = spawn(findPsql(cluster), args, { stdio: "inherit", env });
   process.on("SIGINT", () => undefined); // psql's own business: it cancels the query

@@ -1,5 +1,5 @@
 // quorate explain: why is done what is done, in words. quorate policy: what a policy is good for, before it is chosen.
-import { messageOf } from "@quorate/common";
+import { guardedGet, messageOf, SecretFile } from "@quorate/common";
 import {
   builtInPolicies,
   type CohortNode,
@@ -9,7 +9,13 @@ import {
   isNodeId,
   type Ruleset,
 } from "@quorate/consensus";
-import { type ClusterOrchestrator, clusterExists, openCluster } from "../cluster/files.ts";
+import {
+  accessOf,
+  type ClusterOrchestrator,
+  clusterExists,
+  type OpenCluster,
+  openCluster,
+} from "../cluster/files.ts";
 import { planCluster, type UpOptions } from "../cluster/plan.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 import { rulesetFor } from "../policy-text.ts";
@@ -24,12 +30,30 @@ interface OrchestratorStatus {
   readonly decisions: readonly { readonly kind: string; readonly row: string; readonly reason: string }[];
 }
 
-async function ask({ id, zone, host, httpPort }: ClusterOrchestrator): Promise<string[]> {
-  const title = `${id} (zone ${zone})`;
+async function decisionsOf(
+  { file, dir }: OpenCluster,
+  { id, host, httpPort }: ClusterOrchestrator,
+): Promise<OrchestratorStatus["decisions"]> {
+  const { tls, tokenFile } = accessOf({ dir, file });
+  const token = tokenFile === undefined ? undefined : new SecretFile(tokenFile).value;
+  const asked = {
+    host,
+    port: httpPort,
+    path: "/status",
+    serverName: id,
+    tls,
+    token,
+    timeoutMs: askTimeoutMs,
+  };
+  const { code, body } = await guardedGet(asked);
+  if (code !== 200) throw new Error(`HTTP ${code}: ${body.trim()}`);
+  return (JSON.parse(body) as OrchestratorStatus).decisions;
+}
+
+async function ask(cluster: OpenCluster, orchestrator: ClusterOrchestrator): Promise<string[]> {
+  const title = `${orchestrator.id} (zone ${orchestrator.zone})`;
   try {
-    const signal = AbortSignal.timeout(askTimeoutMs);
-    const response = await fetch(`http://${host}:${httpPort}/status`, { signal });
-    const { decisions } = (await response.json()) as OrchestratorStatus;
+    const decisions = await decisionsOf(cluster, orchestrator);
     return [
       title,
       ...decisions.map(({ kind, row, reason }) => `  ${kind.padEnd(12)} ${row.padEnd(26)} ${reason}`),
@@ -39,12 +63,10 @@ async function ask({ id, zone, host, httpPort }: ClusterOrchestrator): Promise<s
   }
 }
 
-async function askJson({ id, zone, host, httpPort }: ClusterOrchestrator): Promise<unknown> {
+async function askJson(cluster: OpenCluster, orchestrator: ClusterOrchestrator): Promise<unknown> {
+  const { id, zone } = orchestrator;
   try {
-    const signal = AbortSignal.timeout(askTimeoutMs);
-    const response = await fetch(`http://${host}:${httpPort}/status`, { signal });
-    const { decisions } = (await response.json()) as OrchestratorStatus;
-    return { orchestrator: id, zone, answers: true, decisions };
+    return { orchestrator: id, zone, answers: true, decisions: await decisionsOf(cluster, orchestrator) };
   } catch (error) {
     return { orchestrator: id, zone, answers: false, problem: messageOf(error), decisions: [] };
   }
@@ -58,7 +80,10 @@ function printJson(value: unknown): void {
 export async function explain(dir: string, options: { table?: boolean; json?: boolean }): Promise<void> {
   if (options.json === true) {
     if (options.table === true) printJson(failureTable);
-    else printJson(await Promise.all(openCluster(dir).file.orchestrators.map(askJson)));
+    else {
+      const cluster = openCluster(dir);
+      printJson(await Promise.all(cluster.file.orchestrators.map((each) => askJson(cluster, each))));
+    }
     return;
   }
   if (options.table === true) {
@@ -68,8 +93,9 @@ export async function explain(dir: string, options: { table?: boolean; json?: bo
     }
     return;
   }
-  const { orchestrators } = openCluster(dir).file;
-  for (const lines of await Promise.all(orchestrators.map(ask))) console.log(lines.join("\n"));
+  const cluster = openCluster(dir);
+  const answers = cluster.file.orchestrators.map((each) => ask(cluster, each));
+  for (const lines of await Promise.all(answers)) console.log(lines.join("\n"));
 }
 
 export function policyList(options: { json?: boolean }): void {

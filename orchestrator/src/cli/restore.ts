@@ -300,6 +300,7 @@ async function becomeOther(client: ReplayClient, cluster: OpenCluster): Promise<
   const { app } = cluster.file;
   const quoted = (name: string): string => `"${name.replaceAll('"', '""')}"`;
   await client.query(`alter role quorate_replication password '${secret("replication.password")}'`);
+  await client.query(`alter role quorate_monitor password '${secret("monitor.password")}'`);
   if (cluster.file.gateways.length > 0)
     await client.query(`alter role quorate_gateway password '${secret("gateway.password")}'`);
   await client.query(`alter role ${quoted(app.user)} password '${secret("app.password")}'`);

@@ -13,7 +13,7 @@ import {
 import { homedir } from "node:os";
 import path from "node:path";
 import { findOsUser } from "@quorate/common";
-import { useClientCredentials } from "@quorate/proto";
+import { type ClientAccess, useClientAccess } from "@quorate/proto";
 import type { BackupConfigInput } from "@quorate/sidecar/backup/backup-config.ts";
 import { type ClusterFile, loadClusterFile } from "@quorate/sidecar/config.ts";
 import { orchestratorErrors } from "../error-codes.ts";
@@ -80,12 +80,23 @@ export function openCluster(dir: string): OpenCluster {
     );
   }
   const file = loadClusterFile(paths.clusterFile(dir));
-  const { tls } = file;
+  return known({ dir, file });
+}
+
+/** This process may talk to the cluster's nodes. */
+function known(cluster: OpenCluster): OpenCluster {
+  const addresses = cluster.file.nodes.map(({ host, ports }) => `${host}:${ports.grpc}`);
+  useClientAccess(accessOf(cluster), addresses);
+  return cluster;
+}
+
+/** What the CLI shows to the parts of this cluster. */
+export function accessOf({ dir, file: { tls, tokenFile } }: OpenCluster): ClientAccess {
   const at = (name: string): string => path.resolve(dir, name);
-  useClientCredentials(
-    tls === undefined ? undefined : { ca: at(tls.ca), cert: at(tls.cert), key: at(tls.key) },
-  );
-  return { dir, file };
+  return {
+    tls: tls === undefined ? undefined : { ca: at(tls.ca), cert: at(tls.cert), key: at(tls.key) },
+    tokenFile: tokenFile === undefined ? undefined : at(tokenFile),
+  };
 }
 
 export function findNode(cluster: OpenCluster, id: string): ClusterNode {
@@ -108,6 +119,8 @@ export function writeCluster(
   mkdirSync(paths.secrets(dir), { recursive: true, mode: 0o700 });
   writeSecret(path.join(paths.secrets(dir), "replication.password"));
   writeSecret(path.join(paths.secrets(dir), "app.password"));
+  writeSecret(path.join(paths.secrets(dir), "monitor.password"));
+  if (file.tokenFile !== undefined) writeSecret(path.resolve(dir, file.tokenFile));
   if (backup !== undefined) {
     writeSecret(paths.repositoryKey(dir));
     makeRepository(paths.repository(dir));
@@ -120,7 +133,7 @@ export function writeCluster(
   if (file.gateways.length > 0) writeSecret(path.join(paths.secrets(dir), "gateway.password"));
   writeGatewayConfigs(dir, file);
   writeJson(paths.clusterFile(dir), file);
-  return { dir, file };
+  return known({ dir, file });
 }
 
 /** Another build of Postgres than last time: both files name its bin directory. */
@@ -163,6 +176,7 @@ export function writeOrchestratorConfigs(dir: string, file: ClusterFile): void {
       ...operatorsOwn(paths.orchestratorConfig(dir, orchestrator.id)),
       cluster: file.cluster,
       ...orchestrator,
+      ...(file.tokenFile === undefined ? {} : { tokenFile: `../../${file.tokenFile}` }),
       nodes: file.nodes.map((node) => `${node.host}:${node.ports.grpc}`),
       policies: [file.policy],
       logLevel: "info",
@@ -186,6 +200,7 @@ export function writeGatewayConfigs(dir: string, file: ClusterFile): void {
     writeJson(name, {
       ...before,
       zone,
+      ...(file.tokenFile === undefined ? {} : { sidecarTokenFile: `../../${file.tokenFile}` }),
       listen: { host, port: ports.any, readPort: ports.read },
       metrics: { host, port: ports.http },
       sidecars: file.nodes.map((node) => ({ host: node.host, grpcPort: node.ports.grpc })),
@@ -245,7 +260,13 @@ export function openDirToPostgres(dir: string): void {
 }
 
 export function appUrl(cluster: OpenCluster, node: ClusterNode): string {
-  return appUrlAt(cluster, node.host, node.ports.postgres);
+  return `${appUrlAt(cluster, node.host, node.ports.postgres)}${tlsQuery(cluster)}`;
+}
+
+/** With certificates clients check whom they talk to; they need none of their own. */
+function tlsQuery(cluster: OpenCluster): string {
+  const { tls } = accessOf(cluster);
+  return tls === undefined ? "" : `?sslmode=verify-full&sslrootcert=${encodeURIComponent(tls.ca)}`;
 }
 
 /** The connection string that holds for the cluster's life, if it has a gateway. */

@@ -8,6 +8,7 @@ import { orchestratorErrors } from "../error-codes.ts";
 import {
   type ClusterNode,
   type OpenCluster,
+  openCluster,
   paths,
   writeClusterFile,
   writeGatewayConfigs,
@@ -107,7 +108,7 @@ function rewrite(cluster: OpenCluster, nodes: readonly ClusterNode[]): OpenClust
   writeClusterFile(cluster.dir, file);
   writeOrchestratorConfigs(cluster.dir, file);
   writeGatewayConfigs(cluster.dir, file);
-  return { dir: cluster.dir, file };
+  return openCluster(cluster.dir);
 }
 
 /** The supervisor starts what is new, stops what is gone, and restarts orchestrators that are to know of it. */

@@ -89,6 +89,7 @@ export function planCluster(input: PlanInput): ClusterFile {
     policy: input.policy ?? defaultPolicy,
     binDir: input.binDir,
     app: { user: "app", database: "app", passwordFile: "secrets/app.password" },
+    tokenFile: "secrets/api.token",
     nodes: numbers.map((i) => ({
       id: nodeId(`n${i}`),
       zone: zoneOf(i),
@@ -130,7 +131,9 @@ export function sidecarConfigFor(
     host: node.host,
     ports: node.ports,
     postgres: { binDir: cluster.binDir, settings: { ...settings } },
+    ...(cluster.tokenFile === undefined ? {} : { tokenFile: `../../${cluster.tokenFile}` }),
     replication: { passwordFile: "../../secrets/replication.password" },
+    monitor: { passwordFile: "../../secrets/monitor.password" },
     app: {
       user: cluster.app.user,
       database: cluster.app.database,

@@ -241,7 +241,8 @@ export class BackupService {
   /** Of the cluster whose node this is to follow; null: it can't be asked. */
   async clusterIdentifier(leader: Peer): Promise<string | null> {
     const { user, passwordFile } = this.#options.config.replication;
-    return await remoteSystemIdentifier(leader, user, readSecret(passwordFile, "replication.passwordFile"));
+    const password = readSecret(passwordFile, "replication.passwordFile");
+    return await remoteSystemIdentifier(leader, user, password, this.#options.config.tls);
   }
 
   // ---- the loop

@@ -1,4 +1,5 @@
 /** What the other nodes say about themselves; found by the addresses in the applied ruleset. */
+import { readTlsFiles, type TlsFiles } from "@quorate/common";
 import type { NodeStatus, SidecarClient } from "@quorate/proto";
 import { connectSidecar } from "@quorate/proto";
 import pg from "pg";
@@ -82,8 +83,10 @@ export async function remoteSystemIdentifier(
   { host, port }: Peer,
   user: string,
   password: string,
+  tls?: TlsFiles,
 ): Promise<string | null> {
   const client = new pg.Client({
+    ...(tls === undefined ? {} : { ssl: readTlsFiles(tls) }),
     host,
     port,
     user,
