@@ -12,16 +12,22 @@ function listen(host: string): Promise<{ readonly server: Server; readonly port:
   });
 }
 
+/** Whoever was given one may bind it later. */
+const given = new Set<number>();
+
 /**
- * `count` different TCP ports that nobody listens on now. Somebody else may take one before you do: whoever binds one
+ * `count` different TCP ports, never given before by this process, that nobody listens on now. Somebody else may take one before you do: whoever binds one
  * must be able to say so.
  */
 export async function freePorts(count: number, host = "127.0.0.1"): Promise<number[]> {
   const held: Awaited<ReturnType<typeof listen>>[] = [];
   try {
     // Held all at once, so that no port comes twice.
-    for (let i = 0; i < count; i++) held.push(await listen(host));
-    return held.map(({ port }) => port);
+    const fresh = (): number[] => held.map(({ port }) => port).filter((port) => !given.has(port));
+    while (fresh().length < count) held.push(await listen(host));
+    const ports = fresh();
+    for (const port of ports) given.add(port);
+    return ports;
   } finally {
     await Promise.all(held.map(({ server }) => new Promise((done) => server.close(done))));
   }
