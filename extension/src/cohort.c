@@ -75,6 +75,13 @@ quorate_evaluate(TimeLineID tli, XLogRecPtr local,
 	if (quorate_shared->rules.term == tli)
 		result = evaluate_locked(&leaves);
 	LWLockRelease(quorate_shared->lock);
+
+	/*
+	 * Times instead of positions, and the rule needs nobody but us: that proves
+	 * something for now.  It must not outlast the rule.
+	 */
+	if (local == PG_UINT64_MAX && result == PG_UINT64_MAX)
+		result = QuorumClock();
 	return result;
 }
 

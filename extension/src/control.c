@@ -437,6 +437,20 @@ shutdown_if_possible(void)
 	proc_exit(1);
 }
 
+/*
+ * A leader whose rule needs nobody else has proof at any time, but no member
+ * whose confirmation would note it: observers want to hear of it.
+ */
+static void
+prove_alone(void)
+{
+	QuorumInfo	info;
+
+	QuorumGetInfo(&info);
+	if (info.state == QUORUM_LEADER && info.selfSufficient)
+		QuorumProofGiven();
+}
+
 void
 quorate_control_main(Datum arg)
 {
@@ -507,6 +521,7 @@ quorate_control_main(Datum arg)
 				accept_client();
 		}
 
+		prove_alone();
 		ruleset_step();
 		command_step_all();
 		MemoryContextSwitchTo(loop_context);

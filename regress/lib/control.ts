@@ -40,6 +40,7 @@ export type Status = {
   readonly followers: readonly FollowerStatus[];
   readonly quiesced: boolean;
   readonly waiting: number;
+  readonly stalenessMs: number | null;
 };
 
 export type Response = {
