@@ -141,3 +141,80 @@ test("an incremental backup of one leader on a full one of its predecessor makes
   t.same(await amcheck(target(n3)), []);
   t.equal(await n3.value("select count(*) from big where b = 'second leader'"), "200");
 });
+
+const slotSettings = [
+  "wal_level = logical",
+  "hot_standby_feedback = on",
+  "sync_replication_slots = on",
+  "primary_slot_name = 'slotsync'",
+];
+
+/** What a sidecar does for failover slots: where to copy them from, and the slot that the copier asks for by name. */
+async function copySlotsFrom(leader: Server, followers: readonly Server[]): Promise<void> {
+  await leader.sql("select pg_create_physical_replication_slot('slotsync')"); // reserves no WAL
+  for (const follower of followers) {
+    const { socketDirectory } = leader;
+    await follower.configure(
+      `primary_conninfo = 'host=${socketDirectory} port=5432 user=postgres dbname=postgres'`,
+    );
+    await follower.sql("select pg_reload_conf()");
+  }
+}
+
+/** The rows that a consumer of the slot gets, and confirms. */
+async function consume(server: Server): Promise<number[]> {
+  const rows = await server.sql("select data from pg_logical_slot_get_changes('cdc', null, null)");
+  return rows.flatMap(([data]) => {
+    const row = /INSERT: a\[integer\]:(\d+)/.exec(data ?? "")?.[1];
+    return row === undefined ? [] : [Number(row)];
+  });
+}
+
+const copied = `select coalesce(bool_and(synced and not temporary and invalidation_reason is null), false)::text
+  from pg_replication_slots where slot_name = 'cdc'`;
+
+const consumed: number[] = [];
+
+/** A copy is good once the original has moved on behind it, so there has to be some traffic. */
+async function untilCopied(leader: Server, followers: readonly Server[], next: () => number): Promise<void> {
+  await poll(
+    async () => {
+      await leader.sql(`insert into t values (${next()})`);
+      await consume(leader).then((rows) => consumed.push(...rows));
+      const states = await Promise.all(followers.map((each) => each.value(copied).catch(() => "")));
+      return states.every((state) => state === "true");
+    },
+    { what: "copies of the slot", timeoutMs: 60_000, intervalMs: 100 },
+  );
+}
+
+test("a logical slot with failover goes on where it was on the next leader", async (t) => {
+  const cluster = await threeNodes(t, majority, slotSettings);
+  const [n1, n2, n3] = ["n1", "n2", "n3"].map((id) => cluster.node(id)) as [Server, Server, Server];
+  let row = 0;
+  const next = () => ++row;
+  await n1.sql("select pg_create_logical_replication_slot('cdc', 'test_decoding', failover => true)");
+  await copySlotsFrom(n1, [n2, n3]);
+  await untilCopied(n1, [n2, n3], next);
+  await n1.sql(`insert into t values (${next()})`);
+  await n1.kill9();
+  await cluster.lead("n2", 3, majority, ["n3"]);
+  await n2.sql(`insert into t values (${next()})`);
+  const changes = await consume(n2);
+  t.same(changes.slice(-2), [row - 1, row], "nothing is missing");
+  const again = changes.slice(0, -2);
+  t.same(again, again.length === 0 ? [] : consumed.slice(-again.length), "some may come again");
+  t.same(
+    consumed,
+    [...consumed.keys()].map((i) => i + 1),
+  );
+
+  // The old leader's slot is its own: it must make room for the copy.
+  await n1.start();
+  expectOk(await n1.ask({ cmd: "fence", term: 3 }));
+  expectOk(await n1.ask({ cmd: "follow", term: 3, leader: "n2", conninfo: n2.conninfoFor("n1") }));
+  await n1.untilValue("select count(*)::text from t", String(row));
+  await n1.sql("select pg_drop_replication_slot('cdc')");
+  await copySlotsFrom(n2, [n1, n3]);
+  await untilCopied(n2, [n1, n3], next);
+});
