@@ -52,8 +52,10 @@ export async function startLoadedServer(build: PostgresBuild): Promise<LoadedSer
   const config = path.join(work, "loaded.conf");
   await writeFile(config, settings, { mode: 0o644 });
   const data = path.join(work, "data");
+  // The server's own connections, as of dblink, go to itself.
+  const env = { PGHOST: work, PGPORT: "5432", PGUSER: "postgres" };
   const pgCtl = (args: readonly string[]) =>
-    runAsPostgres(path.join(bin, "pg_ctl"), ["-D", data, ...args], { timeoutMs: 180_000 });
+    runAsPostgres(path.join(bin, "pg_ctl"), ["-D", data, ...args], { timeoutMs: 180_000, env });
   await runAsPostgres(path.join(build.bin, "initdb"), [
     ...["-D", data, "-U", "postgres", "-A", "trust", "--no-locale", "-E", "UTF8", "--no-sync"],
   ]);
@@ -62,7 +64,7 @@ export async function startLoadedServer(build: PostgresBuild): Promise<LoadedSer
   await pgCtl(["-w", "-l", path.join(work, "server.log"), "start"]);
   return {
     bin,
-    env: { PGHOST: work, PGPORT: "5432", PGUSER: "postgres", TEMP_CONFIG: config },
+    env: { ...env, TEMP_CONFIG: config },
     dispose: async () => {
       await pgCtl(["-m", "immediate", "stop"]);
       await rm(work, { recursive: true, force: true });

@@ -106,7 +106,15 @@ else
 	close $file;
 	push @more, '-o', '-c quorate.restoring=off';
 	push @more, '-o', '-c wal_level=replica' if setting($data, 'wal_level') eq 'minimal';
-	push @more, '-o', '-c max_wal_senders=10' if setting($data, 'max_wal_senders') eq '0';
+
+	# A node starts as a follower, so these may not be lower than they were (initdb has its own).
+	for (qx("$bin/pg_controldata" -D "$data"))
+	{
+		next unless /^(max_\w+) setting:\s+(\d+)/;
+		my ($name, $least) = ($1, $2);
+		$name =~ s/_xact(s?)$/_transaction$1/;
+		push @more, '-o', "-c $name=$least" if setting($data, $name) < $least;
+	}
 }
 my $term = latest_timeline($data) + 1;
 my $code = system("$bin/pg_ctl", @more, @arguments);
