@@ -26,6 +26,8 @@ export interface AuditEvent {
   readonly durationMs: number;
   readonly term?: number;
   readonly node?: string;
+  /** Of a failure or an alarm, as in errors.md. */
+  readonly code?: string;
   readonly inputs?: { readonly rank: number; readonly nodes: Readonly<Record<string, SeenNode>> };
 }
 
