@@ -225,6 +225,9 @@ function aboutRules({ observation, options }: Facts, leader: LeaderFact, clock: 
     : [{ kind: "waitUntil", row, atMs, reason }];
 }
 
+/** A damage that is none after all shows itself within some more attempts to start. */
+const damagedHoldMs = 5_000;
+
 function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: Since): Decision {
   const { observation } = facts;
   const { id, view } = observed;
@@ -251,6 +254,10 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
   }
   if (view.postgres === "absent") {
     return repair("node_without_data", "create", `${id} has no data`);
+  }
+  // Only where somebody else serves and stays able to: what is put aside may hold what was acknowledged.
+  if (view.damaged === true && leader.standing === "leads") {
+    return repair("node_damaged", "discard", `the data of ${id} is damaged`, damagedHoldMs);
   }
   if (view.postgres !== "running") {
     return nothing("node_postgres_down", `Postgres of ${id} is ${view.postgres}`);

@@ -65,6 +65,8 @@ export type RepairAction =
   | "replace"
   /** Restart its Postgres: its replication stands still. */
   | "restart"
+  /** Put aside what can't be started, so that it is made anew. */
+  | "discard"
   /** Go on with the change of the cohort that the ruleset in force was a step of (goalOfIntent, nextCohortStep). */
   | "finish";
 
@@ -119,6 +121,7 @@ export interface Row {
     | "repair: create"
     | "repair: replace"
     | "repair: restart"
+    | "repair: discard"
     | "repair: finish";
   readonly patience: string;
 }
@@ -141,6 +144,7 @@ export type RowName =
   | "operator_stopped"
   | "node_out_of_reach"
   | "node_lost_data"
+  | "node_damaged"
   | "node_without_data"
   | "node_postgres_down"
   | "node_frozen"
@@ -395,6 +399,12 @@ const otherRows: readonly Row[] = [
       "a cohort node has no data, or data of a later life than the ruleset counts: it can't know what it acknowledged and promised",
     decision: "repair: replace",
     patience: "none",
+  },
+  {
+    name: "node_damaged",
+    situation: "Postgres of a node can't be started because its data is damaged, while another node leads",
+    decision: "repair: discard",
+    patience: "damagedHoldMs",
   },
   {
     name: "node_without_data",

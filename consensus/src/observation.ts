@@ -53,6 +53,8 @@ export interface NodeView {
   /** Led `term` until its Postgres stopped or crashed. */
   readonly wasLeader: boolean;
   readonly operatorStopped: boolean;
+  /** Its Postgres fails at every start, and says that its data is the reason. */
+  readonly damaged?: boolean;
 }
 
 /** The orchestrator's connection to the sidecar. `reset`: broken by the other side; `silent`: open, but nothing arrives. */

@@ -260,6 +260,9 @@ t.test("repairs", (t) => {
   t.equal(about({}, "silent"), "node_out_of_reach nothing");
   t.equal(about({ postgres: "crashed", state: "" }), "node_postgres_down nothing");
   t.equal(about({ postgres: "stopped", state: "", operatorStopped: true }), "operator_stopped nothing");
+  const damaged = { postgres: "failed", state: "", damaged: true } as const;
+  t.equal(about(damaged), "node_damaged wait 5000");
+  t.equal(about({ ...damaged, operatorStopped: true }), "operator_stopped nothing");
   t.equal(about({ postgres: "absent", state: "" }), "node_lost_data replace n3");
   t.equal(about({ postgres: "absent", state: "" }, "connected", "n7"), "node_without_data create n7");
   t.equal(about({ state: "starting" }), "node_well nothing");

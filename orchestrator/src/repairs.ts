@@ -52,6 +52,8 @@ export async function repair(
     }
     case "restart":
       return { did: `restarted Postgres of ${node}`, problem: await control(tools, node, "restart") };
+    case "discard":
+      return { did: `put the data of ${node} aside`, problem: await control(tools, node, "discard") };
     case "replace":
     case "finish": {
       const { ruleset } = leading;

@@ -3,7 +3,7 @@ import { nodeId } from "@quorate/consensus/types.ts";
 import type { NodeStatus, WatchEnd } from "@quorate/proto";
 import t from "tap";
 import { addressesOf, addressProperties } from "../src/addresses.ts";
-import { linkOf, look, noMemory, type WatchedFacts } from "../src/observe.ts";
+import { linkOf, look, noMemory, saysDamaged, type WatchedFacts } from "../src/observe.ts";
 import { rulesetFor } from "../src/policy-text.ts";
 import { rankOf } from "../src/rank.ts";
 import { chooseSuccessor } from "../src/successor.ts";
@@ -110,3 +110,31 @@ t.test("an operator's change without a name means the most advanced follower", a
   });
   test.throws(() => chooseSuccessor({ observation: alone, leader, flushed, to: "n2" }), /not in reach/);
 });
+
+t.test(
+  "what a Postgres says that can't be started from its data, and what it says of other troubles",
+  async (t) => {
+    const damaged = [
+      'exit code 1: could not open directory "pg_notify": No such file or directory',
+      'killed by SIGABRT: could not open file "global/pg_control": No such file or directory',
+      "exit code 1: could not locate a valid checkpoint record at 0/1234",
+      "exit code 1: invalid page in block 3 of relation base/1/1259",
+      "exit code 1: incorrect checksum in control file",
+      'exit code 1: "/srv/n1/data" is not a valid data directory',
+      "exit code 1: could not access status of transaction 700",
+    ];
+    const other = [
+      null,
+      "killed by SIGKILL",
+      'exit code 1: could not access file "pg_cron": No such file or directory',
+      'exit code 1: could not open file "/srv/x": Permission denied',
+      "exit code 1: could not write to file: No space left on device",
+      "exit code 1: could not create any TCP/IP sockets",
+      'exit code 1: could not load server certificate file "/srv/tls/cert.pem": No such file or directory',
+      "exit code 1: could not map anonymous shared memory: Cannot allocate memory",
+      'exit code 1: could not open configuration file "/srv/n1/data/pg_hba.conf": No such file or directory',
+    ];
+    for (const words of damaged) t.equal(saysDamaged(words), true, words);
+    for (const words of other) t.equal(saysDamaged(words), false, String(words));
+  },
+);

@@ -87,7 +87,7 @@ export type Quiesced = { readonly lsn: Lsn | null };
 export type BootstrapRequest = { readonly cluster: string };
 export type Bootstrapped = { readonly systemIdentifier: string };
 
-export type ControlAction = "start" | "stop" | "restart" | "kill";
+export type ControlAction = "start" | "stop" | "restart" | "kill" | "discard";
 export type ControlRequest = { readonly action: ControlAction };
 export type Controlled = { readonly status: NodeStatus };
 

@@ -274,7 +274,9 @@ export const codecs = {
     reply: reply<t.Bootstrapped>(z.object({ systemIdentifier: text.min(1) }), (r) => ({ ...r })),
   },
   control: {
-    request: plain<t.ControlRequest>(z.object({ action: z.enum(["start", "stop", "restart", "kill"]) })),
+    request: plain<t.ControlRequest>(
+      z.object({ action: z.enum(["start", "stop", "restart", "kill", "discard"]) }),
+    ),
     reply: reply<t.Controlled>(z.object({ status: nodeStatus }), (r) => ({ status: putStatus(r.status) })),
   },
   record: {

@@ -213,11 +213,15 @@ export class DataDirectory {
 
   /** Of a data directory that lost what makes it one: kept, once, for whoever wants to know. */
   async #setRemainsAside(): Promise<void> {
-    const { data } = this.#paths;
-    if (this.exists() || !existsSync(data)) return;
+    if (!this.exists() && existsSync(this.#paths.data)) await this.setAside();
+  }
+
+  async setAside(): Promise<void> {
+    const { data, root } = this.#paths;
     const aside = `${data}.lost`;
     await rm(aside, { recursive: true, force: true });
     await rename(data, aside);
+    await syncDirectory(root);
   }
 
   async systemIdentifier(): Promise<string> {

@@ -26,6 +26,11 @@ export async function control(
     case "kill":
       await supervisor.kill(memory.current.operatorStopped ? "down" : "up");
       return true;
+    case "discard":
+      return await supervisor.discard(async () => {
+        node.logger.error("the data can't be started and is put aside (data.lost): it must be copied anew");
+        await node.data.setAside();
+      });
     default:
       return assertNever(action);
   }

@@ -114,6 +114,8 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
         return refuse("no_data", "this node has no data yet");
       const signal = AbortSignal.any([context.signal, shutdown]);
       const done = await control(node, action, signal);
+      if (!done && action === "discard")
+        return refuse("not_failed", "this Postgres runs, or may still come up: its data stays");
       return done
         ? { ok: true, status: node.status() }
         : refuse("timeout", "Postgres was started but doesn't answer yet");

@@ -121,6 +121,17 @@ export class Supervisor {
     if (this.#phase === "running") this.#process?.signal("SIGHUP");
   }
 
+  /** Data that can't be started is put aside: the node has none then. False: it runs, or may still come up. */
+  discard(setAside: () => Promise<void>): Promise<boolean> {
+    return this.exclusively(async () => {
+      if (this.#phase !== "failed" || this.#process !== null) return false;
+      this.#cancelRestarts();
+      await setAside();
+      this.#setPhase("absent");
+      return true;
+    });
+  }
+
   /** A crash on purpose. `down`: it stays down. */
   async kill(wanted: "up" | "down"): Promise<void> {
     this.#wanted = wanted;

@@ -260,6 +260,24 @@ t.test("a Postgres that dies again and again is reported as failed and still tri
   });
 });
 
+t.test("data that can't be started is put aside when that is asked for, and other data never", async (t) => {
+  const sidecar = await leader(t);
+  const { pid } = await sidecar.client.getStatus();
+  t.match(await sidecar.client.control({ action: "discard" }), { refusal: { code: "not_failed" } });
+  sidecar.writeData("fake-broken", "");
+  process.kill(pid ?? 0, "SIGKILL");
+  await sidecar.until("failed", (status) => status.postgres === "failed");
+  await poll(async () => (await sidecar.client.control({ action: "discard" })).ok, {
+    what: "a moment between two attempts to start it",
+    timeoutMs: 30_000,
+  });
+  t.match(await sidecar.client.getStatus(), { postgres: "absent" });
+  t.ok(existsSync(join(sidecar.root, "data.lost", "fake-broken")), "it is kept");
+  t.notOk(existsSync(sidecar.data));
+  // It is a node like any other without data.
+  t.match(await sidecar.client.getStatus(), { promisedTerm: 2 });
+});
+
 t.test("SIGTERM stops Postgres and says goodbye; with onTerminate=leave it goes on", async (t) => {
   const sidecar = await leader(t);
   const { pid } = await sidecar.client.getStatus();

@@ -1,7 +1,16 @@
 // A cluster whose nodes and orchestrators are machines of a NetLab, each node with a disk of its own (an ext4 file
 // system in a file), kept running the way a supervisor would, and broken in every way that a test asks for.
 import { execFile } from "node:child_process";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
@@ -274,10 +283,17 @@ export class LabCluster {
     };
   }
 
-  /** Postgres may still write new files into it. */
+  /** At once: Postgres may still write new files into it. */
   loseData(id: string): void {
-    const data = path.join(paths.node(this.open.dir, id), "data");
-    rmSync(data, { recursive: true, force: true, maxRetries: 50, retryDelay: 5 });
+    const node = paths.node(this.open.dir, id);
+    const gone = path.join(node, "gone");
+    renameSync(path.join(node, "data"), gone);
+    rmSync(gone, { recursive: true, force: true, maxRetries: 50, retryDelay: 5 });
+  }
+
+  /** What Postgres can't start without. */
+  damageData(id: string): void {
+    rmSync(path.join(paths.node(this.open.dir, id), "data", "global", "pg_control"));
   }
 
   /** No write ends until it is thawed. */

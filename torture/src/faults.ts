@@ -327,6 +327,18 @@ const losses: readonly Fault[] = [
     },
   },
   {
+    name: "a follower's data is damaged",
+    aimMs: 300,
+    survivable: true,
+    weight: 1,
+    strike: async ({ lab, followers }) => {
+      const id = first(followers);
+      lab.signal(lab.postgresPids(id), "SIGKILL");
+      lab.damageData(id);
+      return nothing;
+    },
+  },
+  {
     name: "the leader loses its data",
     aimMs: 1_000,
     survivable: true,

@@ -5,14 +5,16 @@ import { findNode, openCluster } from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 import { grpcAddress } from "./sightings.ts";
 
-const done: Record<ControlAction, string> = {
+type OperatorAction = Exclude<ControlAction, "discard">;
+
+const done: Record<OperatorAction, string> = {
   start: "started",
   stop: "stopped",
   restart: "restarted",
   kill: "killed",
 };
 
-export async function nodeControl(dir: string, action: ControlAction, id: string): Promise<void> {
+export async function nodeControl(dir: string, action: OperatorAction, id: string): Promise<void> {
   const node = findNode(openCluster(dir), id);
   const client = connectSidecar(grpcAddress(node));
   try {
