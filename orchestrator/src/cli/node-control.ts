@@ -5,7 +5,7 @@ import { findNode, openCluster } from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 import { grpcAddress } from "./sightings.ts";
 
-type OperatorAction = Exclude<ControlAction, "discard">;
+export type OperatorAction = Exclude<ControlAction, "discard">;
 
 const done: Record<OperatorAction, string> = {
   start: "started",

@@ -1,5 +1,5 @@
 // The verbs of `quorate`, their options and their help; what they do is in the files beside this one.
-import type { ControlAction } from "@quorate/proto";
+
 import { Argument, Command, Option } from "commander";
 import { resolveDir } from "../cluster/files.ts";
 import {
@@ -12,6 +12,7 @@ import {
   parseZones,
 } from "../cluster/plan.ts";
 import { absolutePolicy } from "../policy-module.ts";
+import type { OperatorAction } from "./node-control.ts";
 import { addOperations } from "./program-operations.ts";
 import { positiveInteger, setting, verb } from "./program-parts.ts";
 
@@ -207,7 +208,7 @@ function addLeading(program: Command): void {
     });
 }
 
-const nodeVerbs: readonly (readonly [ControlAction, string])[] = [
+const nodeVerbs: readonly (readonly [OperatorAction, string])[] = [
   ["stop", "stop a node's Postgres in good order; it stays down until it is started"],
   ["start", "start a node's Postgres that was stopped"],
   ["restart", "stop a node's Postgres in good order and start it again"],
