@@ -204,7 +204,10 @@ function towardsRules(situation: Situation): CohortStep | null {
   const { goal, current, leader } = situation;
   const lost = new Set(goal.nodes.map(({ id }) => id).filter((id) => hasLostData(situation, id)));
   const unnamed = [...lost].filter((id) => memberOf(current, id)?.incarnation === undefined);
-  const nodes = goal.nodes.map((member) => withIncarnation(situation, member, lost));
+  const nodes = goal.nodes.map((member) => {
+    const said = viewOf(situation, member.id)?.incarnation;
+    return withLife(member, lost.has(member.id) ? null : current, said);
+  });
   if (unnamed.length > 0) {
     return withoutLost(situation, nodes, new Set(unnamed));
   }
@@ -252,12 +255,15 @@ function withoutLost(
   );
 }
 
-/** Of a node in the cohort: what the cohort says; of one that joins or was replaced: what it says itself. */
-function withIncarnation(situation: Situation, member: CohortNode, lost: ReadonlySet<NodeId>): CohortNode {
+/** A node of the cohort stays the life that the cohort names; any other is the one that it says itself. */
+export function withLife(
+  member: CohortNode,
+  current: Ruleset | null,
+  said: string | null | undefined,
+): CohortNode {
   const { incarnation: _, ...plain } = member;
-  const known = lost.has(member.id) ? undefined : memberOf(situation.current, member.id);
-  const incarnation =
-    known === undefined ? (viewOf(situation, member.id)?.incarnation ?? undefined) : known.incarnation;
+  const named = current === null ? undefined : memberOf(current, member.id)?.incarnation;
+  const incarnation = named ?? said ?? undefined;
   return incarnation === undefined ? plain : { ...plain, incarnation };
 }
 

@@ -15,6 +15,18 @@ export interface RulesetText {
   readonly recordedAt?: Position;
 }
 
+/** The extension's state (docs/control-socket.md); empty while Postgres doesn't run. */
+export type ExtensionState =
+  | ""
+  | "starting"
+  | "fenced"
+  | "follower"
+  | "fetching"
+  | "candidate"
+  | "elected"
+  | "leader"
+  | "stopping";
+
 /** As NodeStatus.postgres in proto/quorate.proto. */
 export type PostgresState =
   | "absent"
@@ -138,16 +150,21 @@ export type NodeEvent =
   | { readonly kind: "controlled"; readonly requestId: string; readonly result: ControlResult }
   /** Postgres was restarted as a fenced follower, or cloned and started, as an effect asked for. */
   | { readonly kind: "prepared"; readonly requestId: string; readonly ok: boolean; readonly message?: string }
-  /** A new life of this node begins: on disk before the copy (or the first data directory) is made. */
-  | { readonly kind: "reborn"; readonly incarnation: string }
-  /** The ruleset that Postgres has applied, whenever it is another one than before. */
-  | { readonly kind: "applied"; readonly ruleset: Ruleset | null }
-  /** The control socket answers (again): Postgres was started, or the sidecar adopted a running one. */
+  /** A new life of this node begins: on disk before its data is made, as a copy or as the first of a new cluster. */
+  | { readonly kind: "reborn"; readonly incarnation: string; readonly copied: boolean }
+  /**
+   * The ruleset that Postgres has applied, whenever it is another one than before. `fresh`: since this Postgres started,
+   * a leader with proof that it led has told it what was committed, and it has applied all of that.
+   */
+  | { readonly kind: "applied"; readonly ruleset: Ruleset | null; readonly fresh: boolean }
+  /** It is on disk that this life counts. */
+  | { readonly kind: "admitted"; readonly incarnation: string }
+  /** The control socket answers (again), and what its status says: Postgres was started, or a running one adopted. */
   | {
       readonly kind: "attached";
       readonly fenceTerm: Term;
-      /** The term that it is a candidate of or leads, as its status says; 0 when it does neither. */
-      readonly leadsTerm: Term;
+      readonly state: ExtensionState;
+      readonly term: Term;
     }
   | { readonly kind: "postgres"; readonly state: PostgresState };
 
@@ -159,6 +176,8 @@ export type NodeEffect =
   | { readonly kind: "restartFenced"; readonly requestId: string }
   /** Make a new incarnation durable, copy a data directory from that node, start it as a fenced follower, then 'prepared'. */
   | { readonly kind: "clone"; readonly requestId: string; readonly from: NodeId }
+  /** Make it durable that this life counts, then 'admitted'. */
+  | { readonly kind: "admit"; readonly incarnation: string }
   | { readonly kind: "reply"; readonly requestId: string; readonly answer: NodeAnswer };
 
 /** `rechecking`: an ex-leader was restarted to lead, and is asked again what it holds. */
@@ -169,6 +188,13 @@ export interface Operation {
   readonly stage: Stage;
   /** A follow that has already restarted or cloned once doesn't do so again. */
   readonly prepared: boolean;
+}
+
+export interface Following {
+  readonly term: Term;
+  readonly leader: NodeId;
+  /** As asked for. */
+  readonly member: boolean;
 }
 
 export interface NodeState {
@@ -186,7 +212,12 @@ export interface NodeState {
   readonly postgres: PostgresState;
   /** Which life this is: made at random with the data directory. Null: not known, not distinguished. */
   readonly incarnation: string | null;
-  readonly ruleset: Ruleset | null;
+  /** This life may stream as a member: no ruleset in force when it began names another one. On disk. */
+  readonly admitted: boolean;
+  /** Whom it was last told to follow; resumed after a restart. Nothing is lost when it is forgotten. */
+  readonly following: Following | null;
+  /** How many requests it has made of itself. */
+  readonly ownRequests: number;
   readonly operations: ReadonlyMap<string, Operation>;
 }
 

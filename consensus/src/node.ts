@@ -5,8 +5,11 @@
 import type {
   ControlCommand,
   ControlResult,
+  ExtensionState,
   FenceReport,
+  Following,
   NodeAnswer,
+  NodeEffect,
   NodeEvent,
   NodeRefusal,
   NodeRefusalCode,
@@ -17,32 +20,43 @@ import type {
   Promised,
   Stage,
 } from "./node-types.ts";
-import { countsUnder } from "./ruleset.ts";
-import { assert, assertNever, comparePositions, type NodeId, noTerm, type Term } from "./types.ts";
+import { countsUnder, type Ruleset } from "./ruleset.ts";
+import { assert, assertNever, comparePositions, type NodeId, noTerm } from "./types.ts";
 
-/** `stored` is what the disk holds when the sidecar starts. */
-export function initialNode(
-  id: NodeId,
-  stored: Promised | null,
-  postgres: PostgresState,
-  incarnation: string | null = null,
-): NodeState {
+/** What the disk holds when the sidecar starts. */
+export interface Stored {
+  readonly promise: Promised | null;
+  readonly incarnation?: string | null;
+  /** Absent: this life has always counted. */
+  readonly admitted?: boolean;
+  readonly following?: Following | null;
+}
+
+export function initialNode(id: NodeId, stored: Stored, postgres: PostgresState): NodeState {
+  const { promise, incarnation = null, admitted = true, following = null } = stored;
   return {
     id,
-    promise: stored,
-    durable: stored,
+    promise,
+    durable: promise,
     recruitedTerm: noTerm,
     reported: null,
     electedTerm: noTerm,
     postgres,
     incarnation,
-    ruleset: null,
+    admitted,
+    following,
+    ownRequests: 0,
     operations: new Map(),
   };
 }
 
 /** Requests with this id belong to nobody: the core's own fence after a sidecar or Postgres came up. */
 export const attachRequestId = "attach";
+
+/** What the core asks of itself; nobody waits for the answer. */
+export function isOwnRequest(requestId: string): boolean {
+  return requestId.startsWith("own-");
+}
 
 export function stepNode(state: NodeState, event: NodeEvent): NodeStep {
   switch (event.kind) {
@@ -54,12 +68,16 @@ export function stepNode(state: NodeState, event: NodeEvent): NodeStep {
       return onControlled(state, event.requestId, event.result);
     case "prepared":
       return onPrepared(state, event.requestId, event.ok, event.message ?? "could not start Postgres");
-    case "reborn":
-      return { state: { ...state, incarnation: event.incarnation, ruleset: null }, effects: [] };
+    case "reborn": {
+      const { incarnation, copied } = event;
+      return { state: { ...state, incarnation, admitted: !copied, following: null }, effects: [] };
+    }
     case "applied":
-      return { state: { ...state, ruleset: event.ruleset }, effects: [] };
+      return onApplied(state, event.ruleset, event.fresh);
+    case "admitted":
+      return onAdmitted(state, event.incarnation);
     case "attached":
-      return onAttached(state, event.fenceTerm, event.leadsTerm);
+      return onAttached(state, event);
     case "postgres":
       return onPostgres(state, event.state);
     default:
@@ -208,17 +226,17 @@ function act(state: NodeState, requestId: string, request: NodeRequest, prepared
     return refuse(state, requestId, code, `Postgres of ${state.id} is ${state.postgres}`);
   }
   const electedTerm = request.kind === "elect" ? request.term : state.electedTerm;
+  const { following } = state;
   const next = {
     ...state,
     electedTerm,
+    following:
+      request.kind === "follow"
+        ? { term: request.term, leader: request.leader, member: request.member }
+        : following,
     operations: withOperation(state, requestId, request, "controlling", prepared),
   };
   return { state: next, effects: [{ kind: "control", requestId, command: commandFor(state, request) }] };
-}
-
-/** Its own ruleset names an earlier life of this node: until the cohort has let that go, nothing from here may count. */
-function isReplacement({ id, incarnation, ruleset }: NodeState): boolean {
-  return ruleset !== null && !countsUnder(ruleset, id, incarnation);
 }
 
 function commandFor(state: NodeState, request: NodeRequest): ControlCommand {
@@ -240,7 +258,7 @@ function commandFor(state: NodeState, request: NodeRequest): ControlCommand {
         cmd: "follow",
         term: request.term,
         leader: request.leader,
-        member: request.member && !isReplacement(state),
+        member: request.member && state.admitted,
       };
     case "changeRuleset":
       return {
@@ -370,12 +388,52 @@ function onPrepared(state: NodeState, requestId: string, ok: boolean, message: s
   return act(state, requestId, request, true);
 }
 
-/** A sidecar that died between the promise and the fence left Postgres with an older grant: withdraw it now. */
-function onAttached(state: NodeState, fenceTerm: Term, leadsTerm: Term): NodeStep {
-  const known = leadsTerm > state.electedTerm ? { ...state, electedTerm: leadsTerm } : state;
-  if (state.durable === null || fenceTerm >= state.durable.term) {
-    return { state: known, effects: [] };
+/**
+ * A copy may be old, and so may be its rules. Once it has applied all that was committed at some time since it began,
+ * it knows the rules that were in force then: if they name another life, this one must not count yet.
+ */
+function onApplied(state: NodeState, ruleset: Ruleset | null, fresh: boolean): NodeStep {
+  const { id, incarnation, admitted } = state;
+  const known = fresh && ruleset !== null;
+  return admitted || incarnation === null || !known || !countsUnder(ruleset, id, incarnation)
+    ? { state, effects: [] }
+    : { state, effects: [{ kind: "admit", incarnation }] };
+}
+
+function onAdmitted(state: NodeState, incarnation: string): NodeStep {
+  return state.admitted || state.incarnation !== incarnation
+    ? { state, effects: [] }
+    : followAgain({ ...state, admitted: true });
+}
+
+/** Of whom it was last told to follow, if its promise still is for that term and nobody asks for the same just now. */
+function followAgain(state: NodeState): NodeStep {
+  const { following, durable, operations, postgres } = state;
+  const asked = [...operations.values()].some(({ request }) => request.kind === "follow");
+  const runs = postgres === "running" || postgres === "starting";
+  if (following === null || durable === null || following.term !== durable.term || asked || !runs) {
+    return { state, effects: [] };
   }
-  const command: ControlCommand = { cmd: "fence", term: state.durable.term };
-  return { state: known, effects: [{ kind: "control", requestId: attachRequestId, command }] };
+  const ownRequests = state.ownRequests + 1;
+  const request: NodeRequest = { kind: "follow", coordinator: durable.coordinator, ...following };
+  return onRequest({ ...state, ownRequests }, `own-${ownRequests}`, request);
+}
+
+const leadingStates: ReadonlySet<ExtensionState> = new Set(["candidate", "elected", "leader"]);
+const idleStates: ReadonlySet<ExtensionState> = new Set(["starting", "fenced"]);
+
+/**
+ * A sidecar that died between the promise and the fence left Postgres with an older grant: withdraw it now. And a
+ * Postgres that was started anew follows nobody.
+ */
+function onAttached(state: NodeState, attached: NodeEvent & { kind: "attached" }): NodeStep {
+  const leadsTerm = leadingStates.has(attached.state) ? attached.term : noTerm;
+  const known = leadsTerm > state.electedTerm ? { ...state, electedTerm: leadsTerm } : state;
+  const { durable } = state;
+  const fences: NodeEffect[] =
+    durable === null || attached.fenceTerm >= durable.term
+      ? []
+      : [{ kind: "control", requestId: attachRequestId, command: { cmd: "fence", term: durable.term } }];
+  const next = idleStates.has(attached.state) ? followAgain(known) : { state: known, effects: [] };
+  return { state: next.state, effects: [...fences, ...next.effects] };
 }

@@ -1,21 +1,9 @@
 // What an orchestrator sees of the nodes, and the facts that follow from it. Ages and times are data.
 
-import type { PostgresState } from "./node-types.ts";
+import type { ExtensionState, PostgresState } from "./node-types.ts";
 import { canBlock, canFulfil, type NodeSet, type Rule } from "./rule.ts";
 import { cohortIds, countsUnder, memberOf, type Ruleset } from "./ruleset.ts";
 import { compareIds, type Lsn, type NodeId, noTerm, type Term, term } from "./types.ts";
-
-/** The extension's state (docs/control-socket.md); empty while Postgres doesn't run. */
-export type ExtensionState =
-  | ""
-  | "starting"
-  | "fenced"
-  | "follower"
-  | "fetching"
-  | "candidate"
-  | "elected"
-  | "leader"
-  | "stopping";
 
 /** The parts of NodeStatus (proto/quorate.proto) that decisions depend on. */
 export interface NodeView {

@@ -3,6 +3,7 @@
 import t from "tap";
 import {
   coordinatorId,
+  type ExtensionState,
   type FenceReport,
   initialNode,
   lsn,
@@ -15,6 +16,7 @@ import {
   type Promised,
   type Ruleset,
   rulesetFormat,
+  type Stored,
   stepNode,
   term,
 } from "../src/index.ts";
@@ -37,8 +39,8 @@ class Node {
   #requests = 0;
   effects: NodeEffect[] = [];
 
-  constructor(promise: Promised | null, incarnation: string | null = null) {
-    this.state = initialNode(n1, promise, "running", incarnation);
+  constructor(promise: Promised | null, incarnation: string | null = null, admitted = true) {
+    this.state = initialNode(n1, { promise, incarnation, admitted }, "running");
   }
 
   feed(event: NodeEvent): readonly NodeEffect[] {
@@ -146,37 +148,107 @@ t.test("nobody begins a term twice, not even after the sidecar and Postgres have
   t.end();
 });
 
-t.test("a replaced node counts nowhere before the cohort has let its earlier life go", (t) => {
-  const named = (incarnation: string): Ruleset => ({
+const follow: NodeRequest = {
+  kind: "follow",
+  term: term(3),
+  coordinator: c1,
+  leader: nodeId("n2"),
+  member: true,
+};
+
+function named(incarnation: string): Ruleset {
+  return {
     version: 1,
     name: "majority",
     cohort: [{ id: n1, zone: "a", region: "", incarnation }],
     leaders: new Map([[n1, { kind: "node", id: n1 }]]),
-  });
-  const follow: NodeRequest = {
-    kind: "follow",
-    term: term(3),
-    coordinator: c1,
-    leader: nodeId("n2"),
-    member: true,
   };
-  const node = new Node(null, "second");
-  node.feed({ kind: "applied", ruleset: named("first") });
-  const first = node.ask(follow);
-  t.equal(node.next, "follow uncounted");
-  node.controlled(first, { ok: true });
-  node.feed({ kind: "applied", ruleset: { ...named("first"), cohort: [] } });
-  node.ask(follow);
-  t.equal(node.next, "follow as a member", "it is out: now it may come in again");
-  const known = new Node(null, "second");
-  known.feed({ kind: "applied", ruleset: named("second") });
-  known.ask(follow);
-  t.equal(known.next, "follow as a member");
+}
+
+t.test(
+  "a new life counts once it knows rules that were in force since it began, and they name no other",
+  (t) => {
+    const node = new Node(null, "second", false);
+    const first = node.ask(follow);
+    t.equal(node.next, "follow uncounted", "it knows no rules");
+    node.controlled(first, { ok: true });
+    for (const [ruleset, fresh] of [
+      [null, true],
+      [named("second"), false],
+      [{ ...named("first"), cohort: [] }, false],
+      [named("first"), true],
+    ] as const) {
+      node.feed({ kind: "applied", ruleset, fresh });
+      t.equal(node.next, "nothing", "none, perhaps old ones, or those of another life");
+    }
+    node.feed({ kind: "applied", ruleset: named("second"), fresh: true });
+    t.equal(node.next, "admit");
+    const early = node.ask(follow);
+    t.equal(node.next, "follow uncounted", "not before that is on its disk");
+    node.controlled(early, { ok: true });
+    node.feed({ kind: "admitted", incarnation: "first" });
+    t.equal(node.next, "nothing", "said of an earlier life");
+    node.feed({ kind: "admitted", incarnation: "second" });
+    t.equal(node.next, "follow as a member", "it was told to, and does so by itself");
+    t.end();
+  },
+);
+
+t.test("it counts from the beginning if nothing was before it, and for good once it does", (t) => {
+  const copied = new Node(null, "first");
+  copied.feed({ kind: "reborn", incarnation: "second", copied: true });
+  copied.ask(follow);
+  t.equal(copied.next, "follow uncounted");
+  const founder = new Node(null);
+  founder.feed({ kind: "reborn", incarnation: "first", copied: false });
+  founder.ask(follow);
+  t.equal(founder.next, "follow as a member");
+  founder.feed({ kind: "applied", ruleset: named("other"), fresh: true });
+  t.equal(founder.next, "nothing");
   const legacy = new Node(null);
   legacy.ask(follow);
   t.equal(legacy.next, "follow as a member", "without incarnations nothing is distinguished");
   t.end();
 });
+
+t.test(
+  "a Postgres that was started anew follows whom it followed, if the promise still is for that term",
+  (t) => {
+    const promise = { term: term(3), coordinator: c1 };
+    const following = { term: term(3), leader: nodeId("n2"), member: true };
+    const attached = (state: ExtensionState): NodeEvent => ({
+      kind: "attached",
+      fenceTerm: term(3),
+      state,
+      term: term(3),
+    });
+    const node = new Node(promise);
+    node.feed(attached("fenced"));
+    t.equal(node.next, "nothing", "nobody told it");
+    const requestId = node.ask(follow);
+    node.feed(attached("fenced"));
+    t.equal(node.next, "nothing", "it is just being told");
+    node.controlled(requestId, { ok: true });
+    node.feed(attached("follower"));
+    t.equal(node.next, "nothing", "an adopted one that follows");
+    node.feed(attached("starting"));
+    t.equal(node.next, "follow as a member");
+    const begun = (stored: Stored): Node => {
+      const again = new Node(null);
+      again.state = initialNode(n1, stored, "running");
+      again.feed(attached("fenced"));
+      return again;
+    };
+    t.equal(
+      begun({ promise, following }).next,
+      "follow as a member",
+      "remembered over a restart of the sidecar",
+    );
+    t.equal(begun({ promise, following: { ...following, term: term(2) } }).next, "nothing");
+    t.equal(begun({ promise: { ...promise, term: term(4) }, following }).next, "fence");
+    t.end();
+  },
+);
 
 t.test("a report carries the incarnation, that of a copy from its beginning", (t) => {
   const node = new Node(null, "first");
@@ -192,10 +264,10 @@ t.test("a report carries the incarnation, that of a copy from its beginning", (t
     member: true,
   });
   t.equal(empty.next, "clone");
-  empty.feed({ kind: "reborn", incarnation: "second" });
+  empty.feed({ kind: "reborn", incarnation: "second", copied: true });
   empty.feed({ kind: "postgres", state: "running" });
   empty.feed({ kind: "prepared", requestId, ok: true });
-  t.equal(empty.next, "follow as a member");
+  t.equal(empty.next, "follow uncounted");
   t.equal(empty.state.incarnation, "second");
   t.equal(rulesetFormat, 1);
   t.end();

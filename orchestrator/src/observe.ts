@@ -77,6 +77,7 @@ export function viewOf(status: NodeStatus, ruleset: Ruleset | null): NodeView {
     diskStuckMs: status.diskStuckMs,
     controlAgeMs: status.controlAgeMs,
     damaged: status.postgres === "failed" && saysDamaged(status.lastExit),
+    incarnation: status.incarnation,
   };
 }
 

@@ -39,6 +39,10 @@ export interface NodePicture {
   readonly flushedLsn: string | null;
   readonly appliedLsn: string | null;
   readonly commitLsn: string | null;
+  /** Which life of the node its data is; null: no data, or not distinguished. */
+  readonly incarnation: string | null;
+  /** False: the ruleset names another life of this node, so that nothing from here counts. */
+  readonly counts: boolean;
   readonly operatorStopped: boolean;
   readonly lastExit: string | null;
   readonly problem: string | null;
@@ -53,6 +57,8 @@ export interface ClusterPicture {
     readonly version: number;
     readonly policy: string;
     readonly cohort: readonly string[];
+    /** The lives that count; a node that isn't named here counts whichever it is. */
+    readonly incarnations: Readonly<Record<string, string>>;
     readonly leaders: Readonly<Record<string, string>>;
   } | null;
   readonly nodes: readonly NodePicture[];
@@ -78,7 +84,7 @@ export function pictureOf(cluster: string, sightings: readonly Sighting[]): Clus
     term: leader?.term ?? heard.reduce((term, status) => Math.max(term, status.term), 0),
     commitLsn: lsn(commitLsn as NodeStatus["commitLsn"]),
     ruleset,
-    nodes: sightings.map((sighting) => pictureOfNode(sighting, leader, ruleset?.cohort)),
+    nodes: sightings.map((sighting) => pictureOfNode(sighting, leader, ruleset)),
     backup: backupPicture(heard.map(({ node, backup }) => ({ node, report: readReport(backup) }))),
   };
 }
@@ -99,31 +105,36 @@ function readRuleset(ruleset: { version: number; text: string }): ClusterPicture
   try {
     const parsed = JSON.parse(text) as {
       name?: string;
-      cohort?: { id: string }[];
+      cohort?: { id: string; incarnation?: string }[];
       leaders?: Record<string, string>;
     };
+    const cohort = parsed.cohort ?? [];
     return {
       version,
       policy: parsed.name ?? "unknown",
-      cohort: (parsed.cohort ?? []).map(({ id }) => id),
+      cohort: cohort.map(({ id }) => id),
+      incarnations: Object.fromEntries(
+        cohort.flatMap(({ id, incarnation }) => (incarnation === undefined ? [] : [[id, incarnation]])),
+      ),
       leaders: parsed.leaders ?? {},
     };
   } catch {
-    return { version, policy: "unreadable", cohort: [], leaders: {} };
+    return { version, policy: "unreadable", cohort: [], incarnations: {}, leaders: {} };
   }
 }
 
 function pictureOfNode(
   sighting: Sighting,
   leader: NodeStatus | undefined,
-  cohort: readonly string[] | undefined,
+  ruleset: ClusterPicture["ruleset"],
 ): NodePicture {
   const { id, zone, host, port, status } = sighting;
+  const named = ruleset?.incarnations[id];
   return {
     id,
     zone,
     region: status?.region ?? null,
-    role: roleOf(status, leader, cohort),
+    role: roleOf(status, leader, ruleset?.cohort),
     term: status?.term ?? null,
     promisedTerm: status?.promisedTerm ?? null,
     postgres: status?.postgres ?? "unknown",
@@ -139,6 +150,8 @@ function pictureOfNode(
     flushedLsn: lsn(status?.flushedLsn ?? null),
     appliedLsn: lsn(status?.appliedLsn ?? null),
     commitLsn: lsn(status?.commitLsn ?? null),
+    incarnation: status?.incarnation ?? null,
+    counts: status === undefined || named === undefined || status.incarnation === named,
     operatorStopped: status?.operatorStopped ?? false,
     lastExit: status?.lastExit ?? null,
     problem: status === undefined ? (sighting.problem ?? "its sidecar doesn't answer") : null,
@@ -207,6 +220,7 @@ const columns: readonly (readonly [string, (node: NodePicture) => string])[] = [
 function noteOf(node: NodePicture): string {
   if (node.problem !== null) return node.problem;
   if (node.operatorStopped) return "stopped by an operator";
+  if (!node.counts) return "lost its data: counts again when a ruleset names its new life";
   if (node.postgres === "crashed" || node.postgres === "failed") return node.lastExit ?? "";
   if (node.role === "follower" || node.role === "observer")
     return node.streaming ? "streaming" : "not streaming";

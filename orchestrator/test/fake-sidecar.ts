@@ -147,6 +147,7 @@ export class FakeNode {
       clone: null,
       controlAgeMs: 0,
       diskStuckMs: 0,
+      incarnation: null,
     };
   }
 
@@ -320,6 +321,7 @@ export class FakeCluster {
           systemIdentifier: "7000",
           inRecovery: true,
           leaseMs: 0,
+          incarnation: null,
           status: node.status(),
         };
       },

@@ -44,6 +44,7 @@ export function statusOf(id: string, fields: Partial<NodeStatus> = {}): NodeStat
     clone: null,
     controlAgeMs: 1,
     diskStuckMs: 0,
+    incarnation: null,
     ...fields,
   };
 }

@@ -40,6 +40,8 @@ export type Recruited = {
   readonly inRecovery: boolean;
   /** Setting quorate.lease of this node; 0: no read leases. */
   readonly leaseMs: number;
+  /** Which life of the node reports; null: not distinguished. */
+  readonly incarnation: string | null;
   readonly status: NodeStatus;
 };
 
@@ -193,6 +195,8 @@ export type NodeStatus = {
   readonly controlAgeMs: number | null;
   /** For how long a small write to the node's disk has been waiting; 0: none is. */
   readonly diskStuckMs: number;
+  /** Which life of the node its data is; null: no data, or not distinguished. */
+  readonly incarnation: string | null;
   /** JSON, see sidecar/src/backup/backup-report.ts; absent: this node has nothing to do with backups. */
   readonly backup?: string;
 };

@@ -114,6 +114,7 @@ const nodeStatusFields = z.object({
   clone: z.object({ from: nodeId, doneBytes: uint53, totalBytes: uint53 }).nullable(),
   controlAgeMsPlusOne: uint32,
   diskStuckMs: uint32,
+  incarnation: optionalText,
   backup: z.string(),
 });
 
@@ -148,6 +149,7 @@ function putStatus(status: t.NodeStatus): Wire {
     flushedLsn: putLsn(s.flushedLsn),
     appliedLsn: putLsn(s.appliedLsn),
     rule: s.rule ?? "",
+    incarnation: s.incarnation ?? "",
     ruleset: s.ruleset === null ? null : putRuleset(s.ruleset),
     leader: s.leader ?? "",
     followers: s.followers.map((f) => ({
@@ -205,6 +207,7 @@ const recruited = z.object({
   systemIdentifier: optionalText,
   inRecovery: z.boolean(),
   leaseMs: uint32,
+  incarnation: optionalText,
   status: nodeStatus,
 });
 
@@ -228,6 +231,7 @@ export const codecs = {
       ruleset: r.ruleset === null ? null : putRuleset(r.ruleset),
       tailRulesets: r.tailRulesets.map(putRuleset),
       systemIdentifier: r.systemIdentifier ?? "",
+      incarnation: r.incarnation ?? "",
       status: putStatus(r.status),
     })),
   },

@@ -68,6 +68,7 @@ const status: NodeStatus = {
   clone: { from: nodeId("n2"), doneBytes: 10, totalBytes: 5_000_000_000_000 },
   controlAgeMs: 0,
   diskStuckMs: 12,
+  incarnation: "Zy3-x_9k",
 };
 
 const nothingKnown: NodeStatus = {
@@ -90,6 +91,7 @@ const nothingKnown: NodeStatus = {
   clone: null,
   controlAgeMs: null,
   diskStuckMs: 0,
+  incarnation: null,
 };
 
 const refusal = { code: "stale_term", message: "no", promisedTerm: term(9), promisedTo: coordinatorId("o2") };
@@ -112,6 +114,7 @@ const handlers: SidecarHandlers = {
           systemIdentifier: "1",
           inRecovery: false,
           leaseMs: 500,
+          incarnation: "Zy3-x_9k",
           status,
         },
   fetch: async (request) => ({ ok: true, position: request.target }),
@@ -171,6 +174,7 @@ t.test("every method carries its values there and back", async (t) => {
     ],
     inRecovery: false,
     leaseMs: 500,
+    incarnation: "Zy3-x_9k",
     systemIdentifier: "1",
     status,
   });

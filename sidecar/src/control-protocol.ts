@@ -74,6 +74,8 @@ export type ControlStatus = {
   readonly waiting: number;
   /** Setting quorate.lease; 0: no leases. */
   readonly leaseMs: number;
+  /** Age of the contents; null: since it started, nobody who led has told it what was committed. */
+  readonly stalenessMs: number | null;
   /** For how long a write or flush of WAL has been under way; 0: none is. */
   readonly walWriteAgeMs: number;
 };
@@ -148,6 +150,10 @@ export const controlStatusSchema: z.ZodType<ControlStatus, unknown> = z.object({
   quiesced: z.boolean(),
   waiting: count,
   leaseMs: maybeMs,
+  stalenessMs: z
+    .number()
+    .nullish()
+    .transform((ms) => (ms === null || ms === undefined || ms < 0 ? null : Math.round(ms))),
   walWriteAgeMs: maybeMs,
 });
 

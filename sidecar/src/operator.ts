@@ -39,7 +39,10 @@ export async function control(
 /** The first node of a new cluster. The caller has checked that there is no data. Returns the system identifier. */
 export async function bootstrap(node: SidecarNode, signal: AbortSignal): Promise<string> {
   const { supervisor, data, logger } = node;
-  await supervisor.produceData("starting", () => data.initialize(signal));
+  await supervisor.produceData("starting", async () => {
+    await node.beginLife(false);
+    await data.initialize(signal);
+  });
   const systemIdentifier = await node.readSystemIdentifier();
   logger.info({ systemIdentifier }, "made the data of a new cluster");
   await node.dataMade();

@@ -10,6 +10,7 @@ export type NodePaths = {
   readonly dataNew: string;
   readonly state: string;
   readonly promise: string;
+  readonly incarnation: string;
   readonly memory: string;
   readonly events: string;
   /** Written now and then, to see whether the disk works. */
@@ -34,6 +35,7 @@ export function nodePaths(root: string): NodePaths {
     dataNew: join(root, "data.new"),
     state,
     promise: join(state, "promise.json"),
+    incarnation: join(state, "incarnation.json"),
     memory: join(state, "node.json"),
     events: join(state, "events.jsonl"),
     diskCheck: join(state, "disk-check"),

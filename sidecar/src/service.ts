@@ -42,6 +42,7 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
             tailRulesets,
             inRecovery = true,
             leaseMs = 0,
+            incarnation = null,
           } = answer.report;
           return {
             position,
@@ -51,6 +52,7 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
             systemIdentifier: status.systemIdentifier,
             inRecovery,
             leaseMs,
+            incarnation,
             status,
           };
         },

@@ -7,7 +7,9 @@ import {
   attachRequestId,
   type ControlCommand as CoreCommand,
   type ControlResult as CoreResult,
+  coordinatorId,
   initialNode,
+  isOwnRequest,
   type NodeAnswer,
   type NodeEffect,
   type NodeEvent,
@@ -16,9 +18,10 @@ import {
   type NodeState,
   nodeId,
   noTerm,
+  parseRuleset,
   type Promised,
+  type Stored,
   stepNode,
-  term,
 } from "@quorate/consensus";
 import type { Clone, NodeStatus } from "@quorate/proto";
 import type { BackupService } from "./backup/backup-service.ts";
@@ -31,6 +34,7 @@ import { DataDirectory } from "./data-directory.ts";
 import { DiskCheck } from "./disk-check.ts";
 import type { PostgresOwner } from "./environment.ts";
 import { EventLog } from "./event-log.ts";
+import { LifeStore } from "./life-store.ts";
 import { MemoryStore } from "./node-memory.ts";
 import type { NodePaths } from "./paths.ts";
 import { keepTlsFresh } from "./postgres-tls.ts";
@@ -95,6 +99,7 @@ const adoptTimeoutMs = 2_000;
 export class SidecarNode {
   readonly #options: SidecarNodeOptions;
   readonly #promises: PromiseStore;
+  readonly #lives: LifeStore;
   readonly memory: MemoryStore;
   readonly #disk: DiskCheck;
   /** The audit trail, as coordinators told it. */
@@ -109,6 +114,10 @@ export class SidecarNode {
   #state: NodeState;
   #control: ControlStatus | null = null;
   #controlAtMs = 0;
+  /** The run of Postgres that has applied all that was committed at some time since it started. */
+  #freshRun = 0;
+  /** What the core was told last of the applied rules. */
+  #toldApplied = "";
   #attaching: ControlConnection | null = null;
   #clone: Clone | null = null;
   #systemIdentifier: string | null = null;
@@ -118,17 +127,17 @@ export class SidecarNode {
 
   private constructor(
     options: SidecarNodeOptions,
-    promises: PromiseStore,
-    memory: MemoryStore,
-    promise: Promised | null,
+    stores: { readonly promises: PromiseStore; readonly lives: LifeStore; readonly memory: MemoryStore },
+    stored: Stored,
   ) {
     const { config, paths, owner, logger } = options;
     this.#options = options;
     this.#begun = new Promise((resolve) => {
       this.#markBegun = resolve;
     });
-    this.#promises = promises;
-    this.memory = memory;
+    this.#promises = stores.promises;
+    this.#lives = stores.lives;
+    this.memory = stores.memory;
     this.events = new EventLog(paths.events);
     this.#disk = new DiskCheck({
       file: paths.diskCheck,
@@ -138,7 +147,7 @@ export class SidecarNode {
     const fresh = (): SidecarConfig => this.#freshConfig();
     this.data = new DataDirectory(config, paths, owner, fresh);
     const hasData = (): boolean => this.data.exists();
-    this.#state = initialNode(nodeId(config.node.id), promise, hasData() ? "stopped" : "absent");
+    this.#state = initialNode(nodeId(config.node.id), stored, hasData() ? "stopped" : "absent");
     this.watchers = new Watchers(() => this.status());
     this.supervisor = new Supervisor({
       startOptions: {
@@ -169,10 +178,15 @@ export class SidecarNode {
   static async load(options: SidecarNodeOptions): Promise<SidecarNode> {
     const { config, paths, owner, logger } = options;
     const promises = new PromiseStore(paths.promise);
-    const promise = await promises.load(new DataDirectory(config, paths, owner).exists());
-    const memory = new MemoryStore(paths.memory, (message) => logger.warn(message));
+    const hasData = new DataDirectory(config, paths, owner).exists();
+    const promise = await promises.load(hasData);
+    const warn = (message: string): void => logger.warn(message);
+    const lives = new LifeStore(paths.incarnation, warn);
+    const life = await lives.load(hasData);
+    const memory = new MemoryStore(paths.memory, warn);
     await memory.load();
-    return new SidecarNode(options, promises, memory, promise);
+    const following = memory.current.follow;
+    return new SidecarNode(options, { promises, lives, memory }, { promise, following, ...life });
   }
 
   /**
@@ -250,6 +264,7 @@ export class SidecarNode {
       pid: this.supervisor.pid,
       lastExit: this.supervisor.lastExit,
       promise: this.#state.durable,
+      incarnation: this.#state.incarnation,
       operatorStopped: current.operatorStopped,
       ledTerm: current.ledTerm,
       control: this.#control,
@@ -342,6 +357,9 @@ export class SidecarNode {
       case "clone":
         this.#prepare(effect.requestId, () => this.#cloneFrom(effect.requestId));
         break;
+      case "admit":
+        this.#admit(effect.incarnation);
+        break;
       case "reply":
         this.#reply(effect.requestId, effect.answer);
         break;
@@ -365,6 +383,23 @@ export class SidecarNode {
     );
   }
 
+  /** A new life: on disk before its data is made. */
+  async beginLife(copied: boolean): Promise<void> {
+    const { incarnation } = await this.#lives.begin(!copied);
+    this.logger.info({ incarnation }, "a new life of this node begins");
+    this.#step({ kind: "reborn", incarnation, copied });
+  }
+
+  #admit(incarnation: string): void {
+    this.#lives.admit(incarnation).then(
+      () => {
+        this.logger.info({ incarnation }, "this life of the node counts from now on");
+        this.#step({ kind: "admitted", incarnation });
+      },
+      (error: unknown) => this.logger.error({ err: error }, "could not write the incarnation"),
+    );
+  }
+
   #prepare(requestId: string, prepare: () => Promise<void>): void {
     prepare().then(
       () => this.#step({ kind: "prepared", requestId, ok: true }),
@@ -377,7 +412,7 @@ export class SidecarNode {
 
   /** Several coordinators may ask at once: one restart is enough. */
   async #restartFenced(requestId: string): Promise<void> {
-    await this.supervisor.restart("immediate", this.#pending.get(requestId)?.sentInRun);
+    await this.supervisor.restart("immediate", this.#pendingOf(requestId)?.sentInRun);
   }
 
   async #cloneFrom(requestId: string): Promise<void> {
@@ -390,7 +425,10 @@ export class SidecarNode {
     const startedAtMs = performance.now();
     try {
       this.#clone = { from, doneBytes: 0, totalBytes: 0 };
-      await this.supervisor.produceData("cloning", () => this.#copyData(from, peer));
+      await this.supervisor.produceData("cloning", async () => {
+        await this.beginLife(true);
+        await this.#copyData(from, peer);
+      });
     } finally {
       this.#clone = null;
     }
@@ -436,6 +474,24 @@ export class SidecarNode {
     pending.resolve(answer);
   }
 
+  /** Of the core's own requests, too: they follow whom this node followed. */
+  #pendingOf(requestId: string): Pending | undefined {
+    const pending = this.#pending.get(requestId);
+    const { follow } = this.memory.current;
+    if (pending !== undefined || !isOwnRequest(requestId) || follow === null) return pending;
+    const request = { kind: "follow", coordinator: coordinatorId("own"), ...follow } as const;
+    const own: Pending = {
+      request,
+      signal: this.#shutdown.signal,
+      timeoutMs: followTimeoutMs,
+      peer: follow,
+      resolve: () => undefined,
+    };
+    this.#pending.set(requestId, own);
+    this.logger.info({ term: follow.term, leader: follow.leader }, "following again");
+    return own;
+  }
+
   #command(requestId: string, command: CoreCommand): void {
     const work =
       requestId === attachRequestId ? this.#fenceAtAttach(command) : this.#commandFor(requestId, command);
@@ -457,10 +513,10 @@ export class SidecarNode {
   }
 
   async #commandFor(requestId: string, command: CoreCommand): Promise<CoreResult> {
-    const pending = this.#pending.get(requestId);
+    const pending = this.#pendingOf(requestId);
     assert(pending !== undefined, "a control command belongs to a request");
-    const { peer, timeoutMs } = pending;
-    if (command.cmd === "follow") this.#rememberFollow(command, peer);
+    const { request, peer, timeoutMs } = pending;
+    if (request.kind === "follow") this.#rememberFollow(request, peer);
     const signal = AbortSignal.any([pending.signal, this.#shutdown.signal, AbortSignal.timeout(timeoutMs)]);
     const limits = { timeoutMs, signal };
     let result: CoreResult;
@@ -507,9 +563,9 @@ export class SidecarNode {
     });
   }
 
-  #rememberFollow(command: CoreCommand & { cmd: "follow" }, peer: Peer | undefined): void {
+  #rememberFollow(request: NodeRequest & { kind: "follow" }, peer: Peer | undefined): void {
     assert(peer !== undefined, "a follow says where the leader is");
-    const { term: ofTerm, leader, member } = command;
+    const { term: ofTerm, leader, member } = request;
     this.memory.update({ follow: { term: ofTerm, leader, member, host: peer.host, port: peer.port } });
   }
 
@@ -537,41 +593,29 @@ export class SidecarNode {
         { state: status.state, term: status.term, leader: status.leader, before: before?.state },
         "Postgres's state",
       );
+    this.#tellApplied(status);
     this.#options.onEvent({ kind: "status" });
     this.watchers.publish();
   }
 
+  #tellApplied({ ruleset, stalenessMs }: ControlStatus): void {
+    const { run } = this.supervisor;
+    if (stalenessMs !== null) this.#freshRun = run;
+    const fresh = this.#freshRun === run;
+    const told = `${fresh} ${ruleset?.text ?? ""}`;
+    if (told === this.#toldApplied) return;
+    this.#toldApplied = told;
+    const parsed = ruleset === null ? undefined : parseRuleset(ruleset.text);
+    this.#step({ kind: "applied", ruleset: parsed?.ok === true ? parsed.ruleset : null, fresh });
+  }
+
   #onAttached(connection: ControlConnection, status: ControlStatus): void {
     this.#onStatus(status);
-    const leads = status.state === "candidate" || status.state === "elected" || status.state === "leader";
     // The fence is the first command on this connection, so it comes before whatever else is asked. Its answer may
     // take long (it names the end of the log, which recovery must find first) and is nobody's.
     this.#attaching = connection;
-    this.#step({ kind: "attached", fenceTerm: status.fenceTerm, leadsTerm: leads ? status.term : term(0) });
+    const { fenceTerm, state, term } = status;
+    this.#step({ kind: "attached", fenceTerm, state, term });
     this.#attaching = null;
-    setImmediate(() => this.#resumeFollow());
-  }
-
-  /** After a restart of Postgres: follow whom it followed, if the promise still is for that term. */
-  #resumeFollow(): void {
-    const { follow } = this.memory.current;
-    const promise = this.#state.durable;
-    const asked = [...this.#pending.values()].some(({ request }) => request.kind === "follow");
-    const idle = this.#control?.state === "fenced" || this.#control?.state === "starting";
-    if (follow === null || promise === null || asked || !idle || follow.term !== promise.term) return;
-    const { term: ofTerm, leader, member, host, port } = follow;
-    const request = {
-      kind: "follow",
-      term: ofTerm,
-      coordinator: promise.coordinator,
-      leader,
-      member,
-    } as const;
-    this.logger.info({ term: ofTerm, leader }, "following again after a restart");
-    void this.submit(request, {
-      signal: this.#shutdown.signal,
-      timeoutMs: followTimeoutMs,
-      peer: { host, port },
-    });
   }
 }

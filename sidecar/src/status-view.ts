@@ -14,6 +14,7 @@ export type StatusParts = {
   readonly lastExit: string | null;
   /** Only what is on disk is ever reported. */
   readonly promise: Promised | null;
+  readonly incarnation: string | null;
   readonly operatorStopped: boolean;
   readonly ledTerm: Term;
   /** The last that was heard from Postgres, in this or an earlier run. */
@@ -80,6 +81,8 @@ export function nodeStatus(parts: StatusParts): NodeStatus {
     sidecarVersion: parts.sidecarVersion,
     wasLeader: !leads && ledTerm > 0 && ledTerm === ofNode,
     clone: parts.clone,
+    // Of the data that is there.
+    incarnation: parts.phase === "absent" || parts.phase === "cloning" ? null : parts.incarnation,
     controlAgeMs: control === null ? null : parts.controlAgeMs,
     diskStuckMs: parts.diskStuckMs,
     ...(parts.backup === undefined ? {} : { backup: JSON.stringify(parts.backup) }),

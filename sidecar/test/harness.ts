@@ -33,6 +33,7 @@ export class SidecarUnderTest {
   /** All that its processes have written. */
   output = "";
   #child: ChildProcess | null = null;
+  #mutation: string | undefined;
 
   private constructor(root: string, ports: SidecarUnderTest["ports"]) {
     this.root = root;
@@ -81,9 +82,17 @@ export class SidecarUnderTest {
     writeFileSync(this.configFile, JSON.stringify(config));
   }
 
+  /** From its next start on it has this bug (sim/src/mutations.ts). */
+  seedBug(mutation: string): void {
+    this.#mutation = mutation;
+  }
+
   spawn(): ChildProcess {
-    const child = spawn(process.execPath, [here("../src/main.ts"), "--config", this.configFile], {
+    const preload = this.#mutation === undefined ? [] : ["--import", here("seed-bug.ts")];
+    const program = [...preload, here("../src/main.ts"), "--config", this.configFile];
+    const child = spawn(process.execPath, program, {
       stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, QUORATE_TEST_MUTATION: this.#mutation },
     });
     for (const stream of [child.stdout, child.stderr])
       stream.on("data", (chunk) => {
@@ -159,8 +168,8 @@ export class SidecarUnderTest {
     if (user !== undefined) chownSync(file, user.uid, user.gid);
   }
 
-  async #cleanUp(): Promise<void> {
-    this.client.close();
+  /** Everything at once, without a goodbye. */
+  async crash(): Promise<void> {
     await this.end("SIGKILL");
     const pid = postmasterPid(this.data);
     if (pid !== null) {
@@ -170,6 +179,16 @@ export class SidecarUnderTest {
         // ended already
       }
     }
+  }
+
+  /** The disk is gone with all that was on it; the programs and their configuration are elsewhere. */
+  loseDisk(): void {
+    for (const name of ["data", "state"]) rmSync(join(this.root, name), { recursive: true, force: true });
+  }
+
+  async #cleanUp(): Promise<void> {
+    this.client.close();
+    await this.crash();
     rmSync(this.root, { recursive: true, force: true });
   }
 }

@@ -185,6 +185,7 @@ function parts(change: Partial<StatusParts>): StatusParts {
     control: control({ state: "leader", term: 7, leader: "n1", rule: "n1" }),
     controlAgeMs: 3,
     diskStuckMs: 0,
+    incarnation: "life1",
     systemIdentifier: null,
     clone: null,
     ...change,

@@ -3,6 +3,7 @@
 import {
   term as asTerm,
   type ControlResult,
+  type Following,
   initialNode,
   type NodeAnswer,
   type NodeEvent,
@@ -59,11 +60,16 @@ export abstract class MachineProcesses {
   promise: Promised | null;
   /** state/incarnation: which life of this node the data directory is. */
   incarnation: string | null;
+  /** The same file: whether this life counts. */
+  protected admitted = true;
+  /** state/node.json */
+  protected following: Following | null = null;
   readonly clock: Clock;
   protected lives = 1;
   protected diskFactor = 1;
   protected slowRound = 0;
   protected appliedRuleset: Ruleset | null = null;
+  protected toldFresh = false;
   postgres: Postgres | null = null;
   protected postgresRun = 0;
   protected readonly postgresFreezer: Freezer;
@@ -169,12 +175,13 @@ export abstract class MachineProcesses {
     this.sidecarRun += 1;
     this.host.checker.promiseRead(this.id, this.promisedTerm);
     const running = this.postgres !== null;
+    const { promise, incarnation, admitted, following } = this;
     this.core = initialNode(
       this.id,
-      this.promise,
+      { promise, incarnation, admitted, following },
       running ? "starting" : this.disk === null ? "absent" : "stopped",
-      this.incarnation,
     );
+    this.toldFresh = false;
     this.appliedRuleset = null;
     this.paths.clear();
     this.controls.clear();
@@ -226,6 +233,7 @@ export abstract class MachineProcesses {
       return;
     }
     this.postgresRun += 1;
+    this.toldFresh = false;
     const run = this.postgresRun;
     const { checker, timing, queue } = this.host;
     this.postgres = new Postgres(
@@ -275,9 +283,9 @@ export abstract class MachineProcesses {
     const { postgres } = this;
     this.attached = true;
     if (postgres !== null) {
-      const leads = postgres.leading === null ? noTerm : asTerm(postgres.leading.term);
+      const { state, term } = postgres.view();
       this.tellApplied();
-      this.feed({ kind: "attached", fenceTerm: asTerm(postgres.fenceTerm), leadsTerm: leads });
+      this.feed({ kind: "attached", fenceTerm: asTerm(postgres.fenceTerm), state, term });
     }
     for (const send of this.unsent.splice(0)) {
       send();
@@ -354,6 +362,7 @@ export abstract class MachineProcesses {
     this.disk = null;
     this.promise = null;
     this.incarnation = null;
+    this.following = null;
     this.ledTerm = noTerm;
     this.host.checker.forgot(this.id);
   }

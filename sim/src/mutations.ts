@@ -366,8 +366,8 @@ export const mutations: readonly Mutation[] = [
     edits: [
       {
         file: node,
-        find: "return ruleset !== null && !countsUnder(ruleset, id, incarnation);",
-        put: "return ruleset !== null && id === incarnation;",
+        find: "member: request.member && state.admitted,",
+        put: "member: request.member,",
       },
     ],
   },

@@ -56,6 +56,7 @@ export class Machine extends MachineProcesses {
     }
     const { state, effects } = stepNode(this.core, event);
     this.core = state;
+    this.following = state.following;
     for (const effect of effects) {
       this.perform(effect);
     }
@@ -74,6 +75,9 @@ export class Machine extends MachineProcesses {
         return;
       case "clone":
         this.clone(effect.requestId, effect.from);
+        return;
+      case "admit":
+        this.admit(effect.incarnation);
         return;
       case "reply":
         this.reply(effect.requestId, effect.answer);
@@ -150,7 +154,8 @@ export class Machine extends MachineProcesses {
     this.lives += 1;
     const incarnation = `${this.id}.${this.lives}`;
     this.incarnation = incarnation;
-    this.feed({ kind: "reborn", incarnation });
+    this.admitted = false;
+    this.feed({ kind: "reborn", incarnation, copied: true });
     this.afterSidecar(this.random.between(50, 200), () => {
       this.cloning = false;
       if (copy === null || this.disk !== null) {
@@ -161,6 +166,15 @@ export class Machine extends MachineProcesses {
       this.disk = copy;
       this.startPostgres();
       this.whenUp(requestId);
+    });
+  }
+
+  protected admit(incarnation: string): void {
+    this.afterSidecar(this.random.between(0.2, 3), () => {
+      if (this.incarnation === incarnation) {
+        this.admitted = true;
+        this.feed({ kind: "admitted", incarnation });
+      }
     });
   }
 
@@ -178,9 +192,12 @@ export class Machine extends MachineProcesses {
   /** The sidecar watches which ruleset Postgres has applied. */
   protected override tellApplied(): void {
     const ruleset = this.postgres?.appliedRuleset ?? null;
-    if (ruleset !== this.appliedRuleset && this.core !== null && this.attached) {
+    const fresh = this.postgres?.upToDate ?? false;
+    const news = ruleset !== this.appliedRuleset || fresh !== this.toldFresh;
+    if (news && this.core !== null && this.attached) {
       this.appliedRuleset = ruleset;
-      this.feed({ kind: "applied", ruleset });
+      this.toldFresh = fresh;
+      this.feed({ kind: "applied", ruleset, fresh });
     }
   }
 

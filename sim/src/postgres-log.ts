@@ -36,8 +36,10 @@ export abstract class PostgresLog {
     this.applied = disk.limit;
     host.checker.applied(host.id, disk.records, this.applied);
     host.after(host.timing.startMs, () => {
-      this.state = "fenced";
-      host.changed();
+      if (this.state === "starting") {
+        this.state = "fenced";
+        host.changed();
+      }
     });
   }
 

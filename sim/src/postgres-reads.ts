@@ -3,6 +3,7 @@
 import { countUpTo, lastLsn } from "./log.ts";
 import type { StreamMessage } from "./messages.ts";
 import { PostgresReceiver } from "./postgres-receiver.ts";
+import type { Receiver } from "./postgres-types.ts";
 
 interface Waiting {
   readonly read: number;
@@ -14,6 +15,7 @@ export abstract class PostgresReads extends PostgresReceiver {
   #waiting: Waiting[] = [];
   readonly #asked = new Map<number, number>();
   #asks = 0;
+  #upToDate = false;
 
   /** Session: not before what this client has written or read elsewhere. */
   readSession(read: number, least: number): void {
@@ -53,17 +55,26 @@ export abstract class PostgresReads extends PostgresReceiver {
 
   /** Bounded staleness: only while the last confirmed round is younger than the bound, on this machine's clock. */
   readBounded(read: number, boundMs: number): void {
+    const fresh = this.freshRound();
+    const late = fresh === null || this.host.nowMs() > fresh.arrivedMs + boundMs;
+    this.host.finishRead(read, late ? null : { lsn: this.appliedLsn, freshMs: fresh.trueMs });
+  }
+
+  /** The newest round that a quorum has confirmed, if all that it spoke of is applied. */
+  protected freshRound(): Receiver["fresh"] {
     const { receiver } = this;
-    const fresh = receiver?.streaming === true ? receiver.fresh : null;
-    const known = countUpTo(this.disk.records, this.limitLsn);
-    if (fresh === null || this.host.nowMs() > fresh.arrivedMs + boundMs || this.applied < known) {
-      this.host.finishRead(read, null);
-    } else if (lastLsn(this.disk.records) < Math.floor(this.limitLsn)) {
-      // The commit LSN has come, the log up to it has not.
-      this.host.finishRead(read, null);
-    } else {
-      this.host.finishRead(read, { lsn: this.appliedLsn, freshMs: fresh.trueMs });
-    }
+    const { records } = this.disk;
+    const complete =
+      this.applied >= countUpTo(records, this.limitLsn) &&
+      // The commit LSN may have come before the log up to it.
+      lastLsn(records) >= Math.floor(this.limitLsn);
+    return receiver?.streaming === true && complete ? receiver.fresh : null;
+  }
+
+  /** Since it started, it has applied all that was committed at some time since. */
+  get upToDate(): boolean {
+    this.#upToDate ||= this.leading?.admits === true || this.freshRound() !== null;
+    return this.#upToDate;
   }
 
   protected override appliedMore(): void {

@@ -107,11 +107,11 @@ export class Postgres extends PostgresReads {
     }
   }
 
-  protected grantProblem(grantTerm: number): string | null {
+  protected grantProblem(grantTerm: number, mayStart = false): string | null {
     if (grantTerm < this.fenceTerm) {
       return "stale_term";
     }
-    if (this.state === "starting") {
+    if (this.state === "starting" && !mayStart) {
       return "not_consistent";
     }
     if (this.leading !== null && this.leading.term === grantTerm) {
@@ -121,7 +121,7 @@ export class Postgres extends PostgresReads {
   }
 
   protected follow(requestId: string, grantTerm: number, leader: NodeId, member: boolean): void {
-    const problem = this.grantProblem(grantTerm);
+    const problem = this.grantProblem(grantTerm, true);
     if (problem !== null) {
       this.refuse(requestId, problem);
       return;

@@ -7,6 +7,7 @@ import {
   nodeId,
   planRulesetChange,
   type Ruleset,
+  withLife,
 } from "@quorate/consensus";
 import type { ClusterFile } from "@quorate/sidecar/config.ts";
 import { addressProperties } from "../addresses.ts";
@@ -43,10 +44,10 @@ export function cohortNodes(file: ClusterFile): CohortNode[] {
 }
 
 /** Ruleset 1: the first node alone, whatever the policy, which may need more nodes than there are yet. */
-function firstRuleset(file: ClusterFile, first: string): Ruleset {
+function firstRuleset(nodes: readonly CohortNode[], first: NodeId): Ruleset {
   return rulesetFor(
     "majority",
-    cohortNodes(file).filter(({ id }) => id === first),
+    nodes.filter(({ id }) => id === first),
     1,
   );
 }
@@ -139,6 +140,13 @@ class BringUp {
     }
   }
 
+  /** With the lives that count, or are there. */
+  #nodes(current: Ruleset | null): CohortNode[] {
+    return cohortNodes(this.#cluster.file).map((node) =>
+      withLife(node, current, this.#session.status(node.id)?.incarnation),
+    );
+  }
+
   async #bootstrap(node: NodeId): Promise<void> {
     this.#say(`${node}: making the first data directory`);
     const reply = await this.#session.client(node)?.bootstrap({ cluster: this.#cluster.file.cluster });
@@ -157,7 +165,7 @@ class BringUp {
         reason: "a new cluster",
         candidate: node,
         bootstrap: true,
-        newRuleset: firstRuleset(this.#cluster.file, node),
+        newRuleset: firstRuleset(this.#nodes(null), node),
       },
       electTimeoutMs,
     );
@@ -185,10 +193,10 @@ class BringUp {
 
   async #changeRuleset({ leader, version }: BringUpStep & { kind: "changeRuleset" }): Promise<void> {
     const { file } = this.#cluster;
-    const ruleset = rulesetFor(file.policy, cohortNodes(file), version);
-    this.#say(`putting ${file.nodes.map(({ id }) => id).join(", ")} under policy ${file.policy}`);
     const current = this.#session.observation().rulesets.at(-1);
     if (current === undefined) return;
+    const ruleset = rulesetFor(file.policy, this.#nodes(current), version);
+    this.#say(`putting ${file.nodes.map(({ id }) => id).join(", ")} under policy ${file.policy}`);
     const members = leader.followers.filter((follower) => follower.member).map((follower) => follower.node);
     const plan = planRulesetChange({
       leader: leader.node,

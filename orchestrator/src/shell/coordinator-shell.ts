@@ -250,5 +250,6 @@ export function reportOf(node: NodeId, reply: Recruited): Report {
     tailRulesets: reply.tailRulesets.map(readRuleset),
     inRecovery: reply.inRecovery,
     leaseMs: reply.leaseMs,
+    ...(reply.incarnation === null ? {} : { incarnation: reply.incarnation }),
   };
 }
