@@ -18,8 +18,8 @@ import {
   type NodeState,
   nodeId,
   noTerm,
-  parseRuleset,
   type Promised,
+  parseRuleset,
   type Stored,
   stepNode,
 } from "@quorate/consensus";
