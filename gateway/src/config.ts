@@ -27,8 +27,8 @@ export const configSchema = z.strictObject({
   /** Where this gateway is: followers of the same zone are read first. */
   zone: z.string().optional(),
   workers: z.int().min(1).max(64).default(1),
-  /** native is faster, but does not pass the wire fuzzer yet; auto: native where it can be built. */
-  transport: z.enum(["auto", "net", "native"]).default("net"),
+  /** native: batched I/O by the addon; net: Node's own sockets; auto: native where it can be built. */
+  transport: z.enum(["auto", "net", "native"]).default("auto"),
   authentication: z
     .strictObject({
       /** scram: clients are checked against the server's own verifiers; trust: not at all. */

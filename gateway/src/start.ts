@@ -1,7 +1,6 @@
 /** Starts a gateway in this process: one worker, or several threads that share the port. */
 import { readFileSync } from "node:fs";
 import * as http from "node:http";
-import { createSecureContext } from "node:tls";
 import type { Logger } from "@quorate/common";
 import { useClientAccess } from "@quorate/proto";
 import { metricsText } from "./admin/metrics.ts";
@@ -13,6 +12,7 @@ import { Plans } from "./text/plans.ts";
 import { buildNative } from "./transport/native-build.ts";
 import { NativeTransport } from "./transport/native-transport.ts";
 import { endPointHash, NetTransport } from "./transport/net-transport.ts";
+import { serverContext } from "./transport/secure-context.ts";
 import type { Transport } from "./transport/transport.ts";
 import { Worker } from "./worker.ts";
 
@@ -90,7 +90,7 @@ function chooseTransport(config: Config, log: Logger): Transport {
   const onBug = (error: unknown) => log.error({ error }, "a bug in a session: its connection was closed");
   if (config.transport === "net") return new NetTransport(onBug);
   const build = buildNative();
-  if ("file" in build) return new NativeTransport(build.file, onBug);
+  if ("file" in build) return NativeTransport.get(build.file, onBug);
   if (config.transport === "native") throw new Error(`the native transport can't be built: ${build.reason}`);
   log.info({ reason: build.reason }, "no native transport: Node's own sockets are used");
   return new NetTransport(onBug);
@@ -112,7 +112,7 @@ function readTls(config: Config): Tls | undefined {
   const cert = readFileSync(config.tls.certFile);
   const key = readFileSync(config.tls.keyFile);
   return {
-    context: createSecureContext({ cert, key, minVersion: "TLSv1.2" }),
+    context: serverContext(cert, key),
     endPointHash: endPointHash(cert),
   };
 }

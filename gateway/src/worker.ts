@@ -103,7 +103,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   }
 
   nowMs(): number {
-    return performance.now();
+    return this.options.transport.nowMs();
   }
 
   // --- for logins

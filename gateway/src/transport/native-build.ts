@@ -1,7 +1,7 @@
 /** Builds the addon with the system's C compiler; without one the gateway runs on Node's own sockets. */
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -14,14 +14,16 @@ export function buildNative(): NativeBuild {
   if (process.platform !== "linux") return { reason: `it needs epoll, and this is ${process.platform}` };
   try {
     const hash = createHash("sha256");
-    for (const name of ["batch.c", "napi-min.h"]) hash.update(readFileSync(path.join(sources, name)));
+    const names = readdirSync(sources).filter((name) => /\.[ch]$/.test(name));
+    for (const name of names.sort()) hash.update(readFileSync(path.join(sources, name)));
     const directory = path.join(sources, "build");
     const file = path.join(directory, `batch-${process.arch}-${hash.digest("hex").slice(0, 12)}.node`);
     if (existsSync(file)) return { file };
     mkdirSync(directory, { recursive: true });
     const made = `${file}.${process.pid}`;
     const flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fPIC", "-shared", "-fvisibility=hidden"];
-    execFileSync(process.env["CC"] ?? "cc", [...flags, "-o", made, path.join(sources, "batch.c")], {
+    const inputs = names.filter((name) => name.endsWith(".c")).map((name) => path.join(sources, name));
+    execFileSync(process.env["CC"] ?? "cc", [...flags, "-o", made, ...inputs], {
       stdio: ["ignore", "ignore", "pipe"],
       timeout: 60_000,
     });

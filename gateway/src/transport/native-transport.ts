@@ -1,6 +1,7 @@
 /**
- * The transport on the native addon (native/batch.c): all sockets of a worker in one epoll set, one call into C and
- * one pass of JavaScript per turn of the loop. TLS connections move to Node's sockets when their handshake begins.
+ * The transport on the native addon (native/): all sockets of a worker in one epoll set, one call from C into
+ * JavaScript per turn of the loop. TLS is done by the addon with the OpenSSL that Node has in it; where a Node doesn't
+ * offer it, such connections move to Node's sockets when their handshake begins.
  */
 import dns from "node:dns";
 import { createRequire } from "node:module";
@@ -8,6 +9,7 @@ import * as net from "node:net";
 import type { SecureContext } from "node:tls";
 import { getSystemErrorName } from "node:util";
 import { NetLink, NetTransport } from "./net-transport.ts";
+import { pemOf } from "./secure-context.ts";
 import type {
   ConnectOptions,
   LinkOwner,
@@ -25,8 +27,11 @@ type Addon = {
     ranges: ArrayBuffer,
     events: ArrayBuffer,
     queued: ArrayBuffer,
-  ): void;
-  turn(ranges: number, waitMs: number): number;
+    counts: ArrayBuffer,
+  ): Instance;
+};
+
+type Instance = {
   send(ranges: number): void;
   listen(host: string, port: number, backlog: number, reusePort: number): number;
   port(id: number): number;
@@ -36,30 +41,36 @@ type Addon = {
   release(id: number): number;
   peer(id: number): string;
   hold(on: number): void;
+  tlsContext(certificates: Buffer, key: Buffer): number;
+  tls(id: number, context: number, early: Buffer): number;
 };
 
-const event = { accept: 1, connected: 2, data: 3, drain: 4, closed: 5 } as const;
+const event = { accept: 1, connected: 2, data: 3, drain: 4, closed: 5, secure: 6 } as const;
 
 const inputBytes = 1024 * 1024;
 const outputBytes = 512 * 1024;
 const mostRanges = 8192;
 const mostEvents = 1024;
 const mostLinks = 65_536;
-/** Turns in a row before other work of the loop has its turn. */
-const mostTurns = 16;
-/** A turn that brought fewer events isn't followed by another at once: libuv tells when there is more. */
-const busyEvents = 4;
+/** Shorter pieces are copied byte by byte: cheaper than a call. */
+const copiedInLoop = 128;
+const noBytes: Buffer = Buffer.alloc(0);
+/** How long what is queued for a peer may take to go out after `close`. */
+const lingerMs = 5_000;
 
 export class NativeTransport implements Transport {
-  readonly #addon: Addon;
+  readonly #addon: Instance;
   readonly #onBug: (error: unknown) => void;
   readonly #input: Buffer;
   readonly #output: Buffer;
   readonly #ranges: Int32Array;
   readonly #events: Int32Array;
+  /** Events from the addon, ranges for it. */
+  readonly #counts: Int32Array;
   readonly queued: Uint32Array;
   readonly #links: (NativeLink | undefined)[] = [];
   readonly #listeners = new Map<number, (link: NativeLink) => LinkOwner>();
+  readonly #contexts = new WeakMap<SecureContext, number>();
   /** For connections that need TLS. */
   readonly #net: NetTransport;
   #length = 0;
@@ -68,9 +79,17 @@ export class NativeTransport implements Transport {
   #inTurn = false;
   #scheduled = false;
   #open = 0;
+  #turnMs = 0;
 
-  constructor(file: string, onBug: (error: unknown) => void) {
-    this.#addon = createRequire(import.meta.url)(file) as Addon;
+  static #ofThread: NativeTransport | undefined;
+
+  /** One per thread: only one can be where the thread's loop waits. */
+  static get(file: string, onBug: (error: unknown) => void): NativeTransport {
+    NativeTransport.#ofThread ??= new NativeTransport(file, onBug);
+    return NativeTransport.#ofThread;
+  }
+
+  private constructor(file: string, onBug: (error: unknown) => void) {
     this.#onBug = onBug;
     this.#net = new NetTransport(onBug);
     const input = new ArrayBuffer(inputBytes);
@@ -78,28 +97,33 @@ export class NativeTransport implements Transport {
     const ranges = new ArrayBuffer(mostRanges * 12);
     const events = new ArrayBuffer(mostEvents * 16);
     const queued = new ArrayBuffer(mostLinks * 4);
+    const counts = new ArrayBuffer(8);
     this.#input = Buffer.from(input);
     this.#output = Buffer.from(output);
     this.#ranges = new Int32Array(ranges);
     this.#events = new Int32Array(events);
     this.queued = new Uint32Array(queued);
-    this.#addon.start(() => this.#wake(), input, output, ranges, events, queued);
+    this.#counts = new Int32Array(counts);
+    const addon = createRequire(import.meta.url)(file) as Addon;
+    this.#addon = addon.start(() => this.#wake(), input, output, ranges, events, queued, counts);
   }
 
+  /** One turn: the addon has received, and will send what is listed at the end. */
   #wake(): void {
     this.#inTurn = true;
-    for (let turns = 0; turns < mostTurns; turns++) {
-      const ranges = this.#rangeCount;
-      this.#rangeCount = 0;
-      this.#length = 0;
-      this.#lastId = -1;
-      const count = this.#addon.turn(ranges, 0);
-      for (let each = 0; each < count; each++) this.#handle(each * 4);
-      if (count < busyEvents) break;
-    }
+    this.#turnMs = performance.now();
+    const count = this.#counts[0] as number;
+    for (let each = 0; each < count; each++) this.#handle(each * 4);
     this.#inTurn = false;
-    this.#flush();
     this.#net.outbox.flush();
+    this.#counts[1] = this.#rangeCount;
+    this.#rangeCount = 0;
+    this.#length = 0;
+    this.#lastId = -1;
+  }
+
+  nowMs(): number {
+    return this.#inTurn ? this.#turnMs : performance.now();
   }
 
   #handle(at: number): void {
@@ -112,13 +136,16 @@ export class NativeTransport implements Transport {
           link?.owner?.data(this.#input, events[at + 2] as number, events[at + 3] as number);
           return;
         case event.accept:
-          this.#accepted(id);
+          this.#accepted(id, events[at + 2] as number);
           return;
         case event.connected:
           link?.connected?.();
           return;
         case event.drain:
           link?.owner?.drained();
+          return;
+        case event.secure:
+          link?.secured(events[at + 2] === 1);
           return;
         case event.closed:
           link?.ended(
@@ -134,9 +161,8 @@ export class NativeTransport implements Transport {
     }
   }
 
-  #accepted(id: number): void {
-    // All listeners of a worker accept alike; the one whose socket it was isn't told.
-    const accept = this.#listeners.values().next().value;
+  #accepted(id: number, listener: number): void {
+    const accept = this.#listeners.get(listener);
     const link = this.#add(id);
     if (accept === undefined) link.destroy();
     else link.owner = accept(link);
@@ -184,10 +210,11 @@ export class NativeTransport implements Transport {
     const length = end - start;
     if (length === 0) return;
     const to = this.#length;
-    if (length <= 64) {
-      const output = this.#output;
+    const output = this.#output;
+    if (length <= copiedInLoop) {
       for (let from = start, at = to; from < end; from++, at++) output[at] = bytes[from] as number;
-    } else this.#output.set(bytes.subarray(start, end), to);
+    } else if (bytes instanceof Buffer) bytes.copy(output, to, start, end);
+    else output.set(bytes.subarray(start, end), to);
     this.#length = to + length;
     const ranges = this.#ranges;
     if (id === this.#lastId) {
@@ -218,6 +245,7 @@ export class NativeTransport implements Transport {
 
   turn(action: () => void): void {
     const nested = this.#inTurn;
+    if (!nested) this.#turnMs = performance.now();
     this.#inTurn = true;
     try {
       this.#net.turn(action);
@@ -291,6 +319,19 @@ export class NativeTransport implements Transport {
     return this.#addon.peer(id);
   }
 
+  /** TLS on this connection; false: the addon can't, Node's own sockets must. */
+  startTls(id: number, context: SecureContext, already: Buffer | undefined): boolean {
+    let number = this.#contexts.get(context);
+    if (number === undefined) {
+      const pem = pemOf(context);
+      number = pem === undefined ? -1 : this.#addon.tlsContext(pem.certificates, pem.key);
+      this.#contexts.set(context, number);
+    }
+    if (number < 0) return false;
+    this.#flush();
+    return this.#addon.tls(id, number, already ?? noBytes) === 1;
+  }
+
   /** Gives the connection to Node's own sockets. */
   toNet(link: NativeLink): NetLink {
     this.#flush();
@@ -312,6 +353,11 @@ export class NativeLink implements ServerSideLink {
   cancelTimer: (() => void) | undefined;
   over = false;
   #moved: NetLink | undefined;
+  #paused = false;
+  #linger: NodeJS.Timeout | undefined;
+  #secure: ((link: ServerSideLink) => void) | undefined;
+  /** As negotiated by the addon. */
+  #alpn: string | false | null = null;
 
   constructor(transport: NativeTransport, id: number) {
     this.#transport = transport;
@@ -339,12 +385,18 @@ export class NativeLink implements ServerSideLink {
 
   pause(): void {
     if (this.#moved !== undefined) this.#moved.pause();
-    else if (!this.over && this.id >= 0) this.#transport.pause(this.id, true);
+    else if (!this.#paused && this.id >= 0) {
+      this.#paused = true;
+      this.#transport.pause(this.id, true);
+    }
   }
 
   resume(): void {
     if (this.#moved !== undefined) this.#moved.resume();
-    else if (!this.over && this.id >= 0) this.#transport.pause(this.id, false);
+    else if (this.#paused && this.id >= 0) {
+      this.#paused = false;
+      this.#transport.pause(this.id, false);
+    }
   }
 
   close(): void {
@@ -363,12 +415,23 @@ export class NativeLink implements ServerSideLink {
       this.fail("connection given up");
       return;
     }
-    if (!this.#transport.closeNow(this.id, atOnce)) return;
+    if (!this.#transport.closeNow(this.id, atOnce)) {
+      this.#linger ??= setTimeout(() => this.destroy(), lingerMs);
+      return;
+    }
     // The owner hears of it in a turn of its own, as with any other close.
     this.over = true;
     this.#transport.forget(this.id);
     this.id = -1; // the number may be another link's by then
     setImmediate(() => this.#transport.turn(() => this.ended("connection closed")));
+  }
+
+  /** The handshake is done. */
+  secured(alpn: boolean): void {
+    this.#alpn = alpn ? "postgresql" : false;
+    const secure = this.#secure;
+    this.#secure = undefined;
+    secure?.(this);
   }
 
   fail(reason: string): void {
@@ -380,6 +443,7 @@ export class NativeLink implements ServerSideLink {
   /** The connection is gone. */
   ended(reason: string): void {
     this.cancelTimer?.();
+    clearTimeout(this.#linger);
     this.over = true;
     if (this.id >= 0) this.#transport.forget(this.id);
     this.id = -1;
@@ -394,7 +458,7 @@ export class NativeLink implements ServerSideLink {
   }
 
   get alpn(): string | false | null {
-    return this.#moved?.alpn ?? null;
+    return this.#moved === undefined ? this.#alpn : this.#moved.alpn;
   }
 
   startTls(
@@ -403,6 +467,8 @@ export class NativeLink implements ServerSideLink {
     secure: (link: ServerSideLink) => void,
   ): void {
     if (this.over || this.#moved !== undefined) return;
+    this.#secure = secure;
+    if (this.#transport.startTls(this.id, context, already)) return;
     const moved = this.#transport.toNet(this);
     this.#moved = moved;
     moved.owner = this.#owner;

@@ -108,6 +108,10 @@ export class NetTransport implements Transport {
     this.outbox.endTurn();
   }
 
+  nowMs(): number {
+    return performance.now();
+  }
+
   /** Runs something that sends, and sends it at the end. */
   turn(action: () => void): void {
     this.outbox.beginTurn();

@@ -60,6 +60,8 @@ export type Listener = {
 export interface Transport {
   listen(options: ListenOptions, accept: (link: ServerSideLink) => LinkOwner): Promise<Listener>;
   connect(options: ConnectOptions, owner: LinkOwner & { connected(): void }): Link;
+  /** A clock that may stand still during a turn. */
+  nowMs(): number;
   /** Runs something that sends outside of `data`, and sends it at the end. */
   turn(action: () => void): void;
 }
