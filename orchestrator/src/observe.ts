@@ -50,7 +50,7 @@ export function linkOf({ reachable, lastEnd }: WatchedFacts): Link {
 
 /** Words of a Postgres that can't start from what is on its disk; a wrong setting or a taken port is none of these. */
 const damageWords =
-  /could not (open|read|stat|locate)[^"]*(file|directory|block|checkpoint record)|could not access status of transaction|invalid (page|magic number|checkpoint|primary checkpoint)|incorrect (checksum|resource manager)|is not a valid data directory|required WAL directory|unexpected pageaddr|could not find redo location|has the wrong size|appears to be corrupt|calculated CRC/i;
+  /could not (open|read|stat|locate)[^"]*(file|directory|block|checkpoint record)|could not access status of transaction|could not find the database system|invalid (page|magic number|checkpoint|primary checkpoint)|incorrect (checksum|resource manager)|is not a valid data directory|required WAL directory|unexpected pageaddr|could not find redo location|has the wrong size|appears to be corrupt|calculated CRC/i;
 /** These are about files that aren't in the data directory, or can't be written for other reasons. */
 const otherWords =
   /permission denied|no space left|read-only file system|too many open files|configuration file|library|certificate|private key|lock file|socket|shared memory/i;

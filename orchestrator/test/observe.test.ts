@@ -117,6 +117,7 @@ t.test(
     const damaged = [
       'exit code 1: could not open directory "pg_notify": No such file or directory',
       'killed by SIGABRT: could not open file "global/pg_control": No such file or directory',
+      "exit code 2: could not find the database system",
       "exit code 1: could not locate a valid checkpoint record at 0/1234",
       "exit code 1: invalid page in block 3 of relation base/1/1259",
       "exit code 1: incorrect checksum in control file",

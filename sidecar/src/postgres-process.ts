@@ -176,7 +176,10 @@ function lastWords(log: string, fromByte: number): string | null {
 }
 
 export function lastComplaint(log: string): string | null {
-  const found = [...log.matchAll(/\b(?:FATAL|PANIC): +(.+)$/gm)].map((match) => match[1]?.trim() ?? "");
+  // Without a control file Postgres ends before it can log as usual.
+  const found = [...log.matchAll(/\b(?:FATAL|PANIC): +(.+)$|^postgres: (could not .+)$/gm)].map((match) =>
+    (match[1] ?? match[2] ?? "").trim(),
+  );
   // What every client and background process is told when the server goes down explains nothing.
   const telling = found.filter(
     (text) => !/terminating|shutting down|starting up|not yet accepting|recovery mode/.test(text),

@@ -243,4 +243,6 @@ t.test("the reason why Postgres ended is found in what it logged", async (t) => 
   ];
   t.equal(lastComplaint(log.join("\n")), "recovery aborted because of insufficient parameter settings");
   t.equal(lastComplaint("LOG:  all is well\n"), null);
+  const noControlFile = "postgres: could not find the database system\nExpected to find it in …\n";
+  t.equal(lastComplaint(noControlFile), "could not find the database system");
 });
