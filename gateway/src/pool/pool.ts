@@ -66,6 +66,9 @@ export type PoolHost = {
 const mostCustomNames = 1000;
 const functionsGoodForMs = 60_000;
 
+/** So long may a node that leads no more finish what it was asked before: its answers may be on their way. */
+const lastWordsMs = 1_000;
+
 /** Errors of a login that waiting won't heal. */
 const hopeless = /^(28|3D|42|0A|08P01)/;
 
@@ -360,9 +363,17 @@ export class Pool implements ServerOwner {
     for (const server of [...this.servers]) {
       if (sameEndpoint(this.#endpoints.get(server), endpoint)) continue;
       if (this.idle.includes(server)) this.#endServer(server, "another node leads now");
+      else if (server.phase === "ready" && server.ring.length > 0) this.#retire(server);
       else server.close("another node leads now");
     }
     this.openMore();
+  }
+
+  /** What it was asked may be answered yet; nothing more is sent to it. */
+  #retire(server: Server): void {
+    server.retired = true;
+    this.servers.delete(server);
+    this.host.later(lastWordsMs, () => server.close("another node leads now"));
   }
 
   /** Closes all idle connections, and makes the others end with their transaction (RECONNECT). */

@@ -65,7 +65,9 @@ for (const type of [
   be.commandComplete,
   be.readyForQuery,
   be.error,
+  be.notice,
   be.parameterStatus,
+  be.rowDescription,
   be.parseComplete,
   be.bindComplete,
   be.closeComplete,
@@ -104,14 +106,19 @@ export class Server implements LinkOwner {
   cancelKey: Buffer | undefined;
   /** Cancel requests on their way to this connection's process: it must not be given to another client meanwhile. */
   cancels = 0;
-  /** ParseComplete messages that the client already had before its request was made again. */
-  hideParses = 0;
-  /** Answers that the client has seen since its request began, but for ParseComplete. */
+  /** How many such answers the client already had before its request was made again. */
+  hidePrelude = 0;
+  /** Answers that the client has seen since its request began … */
   answersSeen = 0;
-  parsesSeen = 0;
+  /** … and those that only say that parsing, binding or closing worked. */
+  preludeSeen = 0;
+  /** A hash of the description of rows among these. */
+  rowsSeen = 0;
   hideReady = false;
   connectedAtMs = 0;
   usedAtMs = 0;
+  /** Its node leads no more: answers are awaited for a moment, nothing is sent. */
+  retired = false;
   lastHolder: Holder | undefined;
   /** It has had temporary objects: temp_buffers can't be changed any more. */
   usedTemp = false;
@@ -185,14 +192,9 @@ export class Server implements LinkOwner {
     for (;;) {
       const head = ring.head;
       if (head === owed.parseMade) {
-        if (this.hideParses > 0) this.hideParses--;
-        else {
-          holder?.link.send(parseCompleteBytes, 0, 5);
-          this.parsesSeen++;
-        }
+        if (this.#prelude()) holder?.link.send(parseCompleteBytes, 0, 5);
       } else if (head === owed.closeMade) {
-        holder?.link.send(closeCompleteBytes, 0, 5);
-        this.answersSeen++;
+        if (this.#prelude()) holder?.link.send(closeCompleteBytes, 0, 5);
       } else if (head !== owed.copyEnd) return;
       ring.pop();
     }
@@ -375,32 +377,28 @@ export class Server implements LinkOwner {
           ring.pop();
           return false;
         }
-        if (head === owed.parse) {
-          ring.pop();
-          if (this.hideParses > 0) {
-            this.hideParses--;
-            return false;
-          }
-          this.parsesSeen++;
-        }
-        return true;
+        if (head !== owed.parse) return true;
+        ring.pop();
+        return this.#prelude();
       case be.bindComplete:
         if (head === owed.bind) ring.pop();
-        this.answersSeen++;
-        return true;
+        return this.#prelude();
       case be.closeComplete:
         if (head === owed.closeHidden) {
           ring.pop();
           return false;
         }
         if (head === owed.close) ring.pop();
+        return this.#prelude();
+      case be.noData:
+        if (head === owed.describe) ring.pop();
+        return this.#prelude();
+      case be.parameterDescription:
         this.answersSeen++;
         return true;
       case be.rowDescription:
-      case be.noData:
         if (head === owed.describe) ring.pop();
-        this.answersSeen++;
-        return true;
+        return this.#rowDescription(bytes, start, end);
       case be.commandComplete:
         this.#complete(bytes, start, end, ring.plan(0), head);
         this.answersSeen++;
@@ -415,6 +413,9 @@ export class Server implements LinkOwner {
         return true;
       case be.error:
         return this.#error(bytes, start, end);
+      case be.notice:
+        // A warning of a server that is being stopped: what it means for the client is told when it's gone.
+        return bytes[start + 6] !== 0x57 || !stopping.test(readError(bytes, start, end).code);
       case be.parameterStatus: {
         const stop = bytes.indexOf(0, start + 5);
         this.reported = this.reported.with(
@@ -426,6 +427,30 @@ export class Server implements LinkOwner {
       default:
         return true;
     }
+  }
+
+  /** Answers that are the same wherever a request is made; those that the client has had already are hidden. */
+  #prelude(): boolean {
+    if (this.hidePrelude > 0) {
+      this.hidePrelude--;
+      return false;
+    }
+    this.preludeSeen++;
+    return true;
+  }
+
+  /** The one that a client has had already must be the same as that of the request when it is made again. */
+  #rowDescription(bytes: Buffer, start: number, end: number): boolean {
+    let hash = 0x811c9dc5 | 0;
+    for (let at = start; at < end; at++) hash = Math.imul(hash ^ (bytes[at] as number), 0x01000193);
+    if (this.rowsSeen !== 0 && this.hidePrelude === 0) this.answersSeen++;
+    const hidden = !this.#prelude();
+    if (hidden && hash !== this.rowsSeen) {
+      this.answersSeen++;
+      this.close("the columns of a request have changed since it was made first");
+    }
+    this.rowsSeen = hash;
+    return !hidden;
   }
 
   #complete(bytes: Buffer, start: number, end: number, plan: Plan | undefined, head: number): void {
@@ -525,7 +550,7 @@ export class Server implements LinkOwner {
       if ((index > 0 || first !== owed.failing) && ring.head === owed.failing) holder?.failingError();
       ring.pop();
     }
-    this.hideParses = 0;
+    this.hidePrelude = 0;
     if (sync >= 0) return;
     this.skipping = true;
     this.#skipsFrom = holder;
@@ -568,7 +593,8 @@ export class Server implements LinkOwner {
     if (ring.length > 0) this.sendMade();
     else {
       this.answersSeen = 0;
-      this.parsesSeen = 0;
+      this.preludeSeen = 0;
+      this.rowsSeen = 0;
     }
     holder.afterReady();
   }
@@ -632,6 +658,8 @@ export class Server implements LinkOwner {
   }
 }
 
+/** Codes of a server that is being stopped, or has crashed. */
+const stopping = /^57P0[12]$/;
 const sharedName = new RegExp(`${serverNamePrefix}\\d+`, "g");
 const emptyBuffer: Buffer = Buffer.alloc(0);
 

@@ -208,7 +208,7 @@ export class Client implements LinkOwner, Waiter {
     const again = this.#again;
     if (again !== undefined) {
       this.#again = undefined;
-      this.#sendAgain(server, again, this.#againParses);
+      this.#sendAgain(server, again, this.#againPrelude, this.#againRows);
     }
     this.unblock();
   }
@@ -373,10 +373,12 @@ export class Client implements LinkOwner, Waiter {
   /** After RESET: the server is at its own defaults, the client's are its startup parameters. */
   #setBack(server: Server, sql: string, status: number): void {
     this.blocked = true;
+    this.#heldReady = status;
     server.internal(sql, (result) => {
       if (server.phase === "closed") return;
       if (result.error === undefined && status === txIdle) server.settings = this.settings;
       if (this.reported !== server.reported) server.report(this);
+      this.#heldReady = 0;
       this.#send(readyForQuery(status));
       this.blocked = false;
       this.afterReady();
@@ -384,19 +386,22 @@ export class Client implements LinkOwner, Waiter {
     });
   }
 
+  /** The status of a ReadyForQuery that the client is still to get, or 0. */
+  #heldReady = 0;
+
   /** The whole request goes to the server once more, with its stale statement prepared anew. */
   #makeAgain(server: Server): void {
     const kept = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
-    const parses = server.parsesSeen;
     this.keptLength = 0;
-    this.#sendAgain(server, kept, parses);
+    this.#sendAgain(server, kept, server.preludeSeen, server.rowsSeen);
     this.keptLength = -1; // not a second time
   }
 
-  /** `parses`: so many of its ParseComplete messages has the client had already. */
-  #sendAgain(server: Server, kept: Buffer, parses: number): void {
-    server.hideParses = parses;
-    server.parsesSeen = 0;
+  /** `prelude`: so many of the answers has the client had already, `rows` is the hash of a description among them. */
+  #sendAgain(server: Server, kept: Buffer, prelude: number, rows: number): void {
+    server.hidePrelude = prelude;
+    server.preludeSeen = prelude;
+    server.rowsSeen = rows;
     this.blocked = false;
     this.again = true;
     const stopped = consume(this, kept, 0, kept.length);
@@ -442,14 +447,20 @@ export class Client implements LinkOwner, Waiter {
       if (!server.skipping) this.#leave();
       return;
     }
+    if (server.retired) {
+      this.#leaveRetired(server);
+      return;
+    }
     if (this.unsynced || server.status !== txIdle || server.copyIn || server.skipping || this.blocked) return;
     if (this.streamTo === server) return; // streamEnded comes back here
     if (this.needProbe) {
       this.needProbe = false;
       this.blocked = true;
+      this.#probing = true;
       const sql = probeSql(this.pool.customNames, this.pool.readFunctionsNow());
       server.internal(sql, (result) => {
         if (server.phase === "closed") return;
+        this.#probing = false;
         if (result.error !== undefined) this.pins |= pins.unknown;
         else this.#probed(server, readProbe(result.rows, this.pool.user));
         this.blocked = false;
@@ -459,6 +470,18 @@ export class Client implements LinkOwner, Waiter {
       return;
     }
     if (this.pins === 0 && !this.verbatim && server.cancels === 0) this.#letGo();
+  }
+
+  /** The session's state is being looked at; if the server is lost meanwhile, nobody knows it. */
+  #probing = false;
+
+  /** All is answered by a node that leads no more: what is left there is lost, if there is anything. */
+  #leaveRetired(server: Server): void {
+    if (!this.#freeOf(server) || this.needProbe) server.close("another node leads now");
+    else {
+      this.#letGo();
+      this.unblock();
+    }
   }
 
   /** A message that was passed on in parts is complete. */
@@ -519,8 +542,8 @@ export class Client implements LinkOwner, Waiter {
       this.#notExecuted = true;
       return true;
     }
-    // Idle, and nothing of the session is on this server: the client needn't know.
-    return server.ring.length === 0 && this.#freeOf(server);
+    // It is being stopped, or has crashed: what that means for the client is told when the connection is gone.
+    return (code === "57P01" || code === "57P02") && this.pins === 0 && !this.verbatim;
   }
   #notExecuted = false;
 
@@ -532,7 +555,8 @@ export class Client implements LinkOwner, Waiter {
   #repeat(server: Server): void {
     this.#again = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
     this.keptLength = 0; // sending it keeps it once more
-    this.#againParses = server.parsesSeen;
+    this.#againPrelude = server.preludeSeen;
+    this.#againRows = server.rowsSeen;
     this.#notExecuted = false;
     this.needProbe = false;
     this.blocked = true;
@@ -540,7 +564,8 @@ export class Client implements LinkOwner, Waiter {
     if (next !== undefined) this.granted(next);
   }
   #again: Buffer | undefined;
-  #againParses = 0;
+  #againPrelude = 0;
+  #againRows = 0;
 
   /** The error that the client gets when its server has gone, and whether it can go on. */
   serverLost(reason: string, lastError: Buffer | undefined): void {
@@ -555,8 +580,8 @@ export class Client implements LinkOwner, Waiter {
       this.#repeat(server);
       return;
     }
-    const inFlight = server.ring.length > 0;
-    if (lastError !== undefined || this.pins !== 0 || this.verbatim) {
+    const inFlight = server.ring.countReady() > 0 || (this.unsynced && server.ring.length > 0);
+    if (lastError !== undefined || this.pins !== 0 || this.verbatim || this.#probing) {
       if (lastError === undefined) {
         this.#send(
           errorBytes(
@@ -572,7 +597,13 @@ export class Client implements LinkOwner, Waiter {
       this.link.close();
       return;
     }
+    if (this.#heldReady !== 0) {
+      this.#send(readyForQuery(this.#heldReady));
+      this.#heldReady = 0;
+    }
     this.#lostInFlight(server, reason, inFlight);
+    this.drainFirst = false;
+    this.unblock();
   }
 
   #lostInFlight(server: Server, reason: string, inFlight: boolean): void {

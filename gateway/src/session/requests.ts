@@ -38,6 +38,10 @@ type Outcome = 0 | 1 | 2 | 3;
 export function consume(client: Client, bytes: Buffer, start: number, end: number): number {
   let at = start;
   client.needs = 0;
+  if (client.server?.retired) {
+    client.blocked = true;
+    return at;
+  }
   if (client.streaming > 0) {
     const part = Math.min(client.streaming, end - at);
     client.streamTo?.link.send(bytes, at, at + part);
@@ -341,7 +345,7 @@ function handleQuery(client: Client, bytes: Buffer, at: number, next: number, en
   if (server === undefined) return blocked;
   if (server.skipping) return done;
   if (!admit(client, server, plan)) return blocked;
-  if (!plan.read) client.requestReads = false;
+  if (!plan.read && !plan.begins) client.requestReads = false;
   keep(client, server, bytes, at, next, end);
   server.ring.push(owed.query, plan.effects === null ? undefined : plan);
   client.unnamed = undefined;
@@ -576,7 +580,7 @@ function handleExecute(client: Client, bytes: Buffer, at: number, next: number):
     portalEnd === at + 5 ? client.unnamedPortal : client.portals?.get(bytes.latin1Slice(at + 5, portalEnd));
   const plan = statement?.plan;
   if (plan !== undefined) note(client, plan);
-  if (!plan?.read) client.requestReads = false;
+  if (!plan?.read && !plan?.begins) client.requestReads = false;
   keep(client, server, bytes, at, next, next);
   client.unsynced = true;
   client.requests++;

@@ -37,6 +37,7 @@ export function analyse(statements: readonly Statement[], isSafeFunction: IsSafe
   }
   return {
     read: !found.writes && !found.probe && found.pins === 0,
+    begins: effects.length === 1 && effects[0]?.kind === "begin",
     probe: found.probe,
     pins: found.pins,
     effects: effects.some((each) => each.kind !== "none") ? effects : null,

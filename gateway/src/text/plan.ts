@@ -60,6 +60,8 @@ export const noEffect: Effect = { kind: "none" };
 export type Plan = {
   /** Nothing but reading: a follower may answer it. */
   readonly read: boolean;
+  /** Begins a transaction and does nothing else: in vain, it has done nothing. */
+  readonly begins: boolean;
   /** The session's state has to be looked at when the transaction has ended. */
   readonly probe: boolean;
   /** Pins that start with this statement and can't be looked up on the server. */
@@ -78,6 +80,7 @@ export type Plan = {
 
 export const plainRead: Plan = {
   read: true,
+  begins: false,
   probe: false,
   pins: 0,
   effects: null,
