@@ -297,7 +297,7 @@ function towards(
   intended: readonly CohortNode[] | null,
   reason: string,
 ): CohortStep | null {
-  const { goal, current, leader, term } = situation;
+  const { goal, current, leader } = situation;
   const version = current.version + 1;
   const options = optionsFor(goal.options, nodes);
   const compiled = compilePolicy({ policy: goal.policy, nodes, options, version });
@@ -322,8 +322,7 @@ function towards(
   if (!target.leaders.has(leader.id)) {
     return beforeLeaderGoes(situation, target, intent);
   }
-  const streaming = new Set(leader.view.followers.filter((each) => each.member).map((each) => each.node));
-  const hearing = new Set(streaming).add(leader.id);
+  const hearing = members(situation).add(leader.id);
   for (const ruleset of [current, target]) {
     const rule = ruleset.leaders.get(leader.id);
     if (rule !== undefined && !canFulfil(rule, hearing)) {
@@ -332,33 +331,38 @@ function towards(
       );
     }
   }
-  const plan = planRulesetChange({
-    leader: leader.id,
-    term,
-    current,
-    pending: null,
-    wanted: target,
-    streaming,
-  });
-  if (!plan.ok) {
-    return plan.code === "node_not_ready"
-      ? wait(plan.message)
-      : refused(plan.code === "replaced_node_needed" ? plan.code : "ruleset", plan.message);
+  return writeRuleset(situation, target, reason);
+}
+
+/** Who streams from the leader as a member. */
+function members({ leader }: Situation): Set<NodeId> {
+  return new Set(leader.view.followers.filter((each) => each.member).map((each) => each.node));
+}
+
+function writeRuleset(situation: Situation, wanted: Ruleset, reason: string): CohortStep {
+  const { current, leader, term } = situation;
+  const streaming = members(situation);
+  const plan = planRulesetChange({ leader: leader.id, term, current, pending: null, wanted, streaming });
+  if (plan.ok) {
+    const { rule, ruleset } = plan;
+    return {
+      kind: "changeRuleset",
+      leader: leader.id,
+      term,
+      rule,
+      ruleset,
+      wanted,
+      reason: `ruleset ${wanted.version}: ${reason}`,
+    };
   }
-  return {
-    kind: "changeRuleset",
-    leader: leader.id,
-    term,
-    rule: plan.rule,
-    ruleset: plan.ruleset,
-    wanted: target,
-    reason: `ruleset ${version}: ${reason}`,
-  };
+  return plan.code === "node_not_ready"
+    ? wait(plan.message)
+    : refused(plan.code === "replaced_node_needed" ? plan.code : "ruleset", plan.message);
 }
 
 /** The leader may not lead under the target: somebody must lead who may under both, if need be by way of a bridge. */
 function beforeLeaderGoes(situation: Situation, target: Ruleset, intent: Intent): CohortStep {
-  const { current, leader, term } = situation;
+  const { current, leader } = situation;
   const both = [...target.leaders.keys()].filter((id) => current.leaders.has(id)).sort(compareIds);
   const ready = both.filter((id) => toBeFollowing(situation, id, true) === null);
   const [to] = ready;
@@ -380,27 +384,7 @@ function beforeLeaderGoes(situation: Situation, target: Ruleset, intent: Intent)
       `no node may lead under ruleset ${current.version} and under the one wanted`,
     );
   }
-  const streaming = new Set(leader.view.followers.filter((each) => each.member).map((each) => each.node));
-  const plan = planRulesetChange({
-    leader: leader.id,
-    term,
-    current,
-    pending: null,
-    wanted: bridge,
-    streaming,
-  });
-  if (!plan.ok) {
-    return plan.code === "node_not_ready" ? wait(plan.message) : refused("ruleset", plan.message);
-  }
-  return {
-    kind: "changeRuleset",
-    leader: leader.id,
-    term,
-    rule: plan.rule,
-    ruleset: plan.ruleset,
-    wanted: bridge,
-    reason: `ruleset ${bridge.version}: a bridge, so that somebody may lead before and after`,
-  };
+  return writeRuleset(situation, bridge, "a bridge, so that somebody may lead before and after");
 }
 
 /** Both cohorts, and each leader of either under its own rule: valid on its own, and a step from one to the other. */

@@ -72,7 +72,13 @@ export type Call = CallBase &
         readonly joint: readonly string[];
         readonly ruleset: { readonly version: number; readonly text: string };
       }
-    | { readonly method: "follow"; readonly leader: NodeId; readonly member: boolean }
+    | {
+        readonly method: "follow";
+        readonly leader: NodeId;
+        readonly member: boolean;
+        /** The life of the node that all rulesets of this term count. */
+        readonly counts?: string;
+      }
   );
 
 export interface Refusal {

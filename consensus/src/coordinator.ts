@@ -22,7 +22,7 @@ import { backoffMs, describe } from "./coordinator-words.ts";
 import { leaseWaitMs } from "./lease.ts";
 import { explainShortage, furtherNodes, judge, type Shortage, type Verdict } from "./recruitment.ts";
 import { formatRule } from "./rule.ts";
-import { allNodes, formatRuleset } from "./ruleset.ts";
+import { allNodes, formatRuleset, memberOf } from "./ruleset.ts";
 import {
   assert,
   assertNever,
@@ -405,13 +405,22 @@ function follow(work: Work, id: NodeId): void {
   if (id === plan.candidate) {
     return;
   }
+  const counts = lifeThatCounts(work.attempt, plan, id);
   const make = (base: CallBase): Call => ({
     ...base,
     method: "follow",
     leader: plan.candidate,
     member: true,
+    ...(counts === undefined ? {} : { counts }),
   });
   work.call("follow", id, make, work.state.options.followTimeoutMs);
+}
+
+/** The life that reported, when every ruleset of the term that counts this node names that one. */
+function lifeThatCounts({ reports }: Attempt, { ruleset, rulesets }: Plan, id: NodeId): string | undefined {
+  const life = reports.get(id)?.incarnation;
+  const entries = [ruleset, ...rulesets].flatMap((each) => memberOf(each, id) ?? []);
+  return entries.length > 0 && entries.every(({ incarnation }) => incarnation === life) ? life : undefined;
 }
 
 function onTimer(work: Work, timerId: string): void {

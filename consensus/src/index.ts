@@ -11,6 +11,7 @@ export * from "./failure-rows.ts";
 export * from "./failure-table-text.ts";
 export * from "./lease.ts";
 export * from "./node.ts";
+export * from "./node-status.ts";
 export * from "./node-types.ts";
 export * from "./observation.ts";
 export * from "./planned-change.ts";

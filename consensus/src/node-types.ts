@@ -1,5 +1,6 @@
 // The words of the node: what it is asked, what it asks of the disk and of Postgres, what it remembers.
 
+import type { ExtensionState, PostgresState } from "./node-status.ts";
 import type { Ruleset } from "./ruleset.ts";
 import type { CoordinatorId, Lsn, NodeId, Position, Term } from "./types.ts";
 
@@ -14,29 +15,6 @@ export interface RulesetText {
   /** In reports: term and end of its record in the log. */
   readonly recordedAt?: Position;
 }
-
-/** The extension's state (docs/control-socket.md); empty while Postgres doesn't run. */
-export type ExtensionState =
-  | ""
-  | "starting"
-  | "fenced"
-  | "follower"
-  | "fetching"
-  | "candidate"
-  | "elected"
-  | "leader"
-  | "stopping";
-
-/** As NodeStatus.postgres in proto/quorate.proto. */
-export type PostgresState =
-  | "absent"
-  | "stopped"
-  | "crashed"
-  | "starting"
-  | "running"
-  | "cloning"
-  | "stopping"
-  | "failed";
 
 export type NodeRequest =
   | {
@@ -66,6 +44,8 @@ export type NodeRequest =
       readonly coordinator: CoordinatorId;
       readonly leader: NodeId;
       readonly member: boolean;
+      /** From the coordinator of the term, who has recruited it: the life that all its rulesets count. */
+      readonly counts?: string;
     }
   | {
       readonly kind: "changeRuleset";

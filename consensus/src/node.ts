@@ -2,10 +2,10 @@
 // The order is always: promise on disk, then fence Postgres, then report. The promise is all that a node must
 // remember; a Postgres that has just been started has no grant and acknowledges nothing.
 
+import type { ExtensionState, PostgresState } from "./node-status.ts";
 import type {
   ControlCommand,
   ControlResult,
-  ExtensionState,
   FenceReport,
   Following,
   NodeAnswer,
@@ -16,12 +16,19 @@ import type {
   NodeRequest,
   NodeState,
   NodeStep,
-  PostgresState,
   Promised,
   Stage,
 } from "./node-types.ts";
-import { countsUnder, type Ruleset } from "./ruleset.ts";
-import { assert, assertNever, comparePositions, type NodeId, noTerm } from "./types.ts";
+import { countsUnder, memberOf, type Ruleset } from "./ruleset.ts";
+import {
+  assert,
+  assertNever,
+  type CoordinatorId,
+  comparePositions,
+  type NodeId,
+  noTerm,
+  type Term,
+} from "./types.ts";
 
 /** What the disk holds when the sidecar starts. */
 export interface Stored {
@@ -158,6 +165,21 @@ export function refusalFor(state: NodeState, request: NodeRequest): NodeRefusal 
   }
 }
 
+/** As a coordinator hears it. When Postgres refused, its code says more than ours. */
+export function refusalToTell({ code, message, controlCode, promised }: NodeRefusal): {
+  readonly code: string;
+  readonly message: string;
+  readonly promisedTerm: Term;
+  readonly promisedTo: CoordinatorId | null;
+} {
+  return {
+    code: controlCode ?? code,
+    message,
+    promisedTerm: promised?.term ?? noTerm,
+    promisedTo: promised?.coordinator ?? null,
+  };
+}
+
 function onRequest(state: NodeState, requestId: string, request: NodeRequest): NodeStep {
   assert(!state.operations.has(requestId), "request ids are unique while under way");
   const refusal = refusalFor(state, request);
@@ -236,7 +258,14 @@ function act(state: NodeState, requestId: string, request: NodeRequest, prepared
         : following,
     operations: withOperation(state, requestId, request, "controlling", prepared),
   };
-  return { state: next, effects: [{ kind: "control", requestId, command: commandFor(state, request) }] };
+  const control: NodeEffect = { kind: "control", requestId, command: commandFor(state, request) };
+  return { state: next, effects: [...admission(state, request), control] };
+}
+
+/** Whoever recruited this life under rules that name it has seen that none in force names another. */
+function admission({ admitted, incarnation }: NodeState, request: NodeRequest): NodeEffect[] {
+  const counts = request.kind === "follow" && request.counts === incarnation;
+  return admitted || incarnation === null || !counts ? [] : [{ kind: "admit", incarnation }];
 }
 
 function commandFor(state: NodeState, request: NodeRequest): ControlCommand {
@@ -389,15 +418,18 @@ function onPrepared(state: NodeState, requestId: string, ok: boolean, message: s
 }
 
 /**
- * A copy may be old, and so may be its rules. Once it has applied all that was committed at some time since it began,
- * it knows the rules that were in force then: if they name another life, this one must not count yet.
+ * A copy may be old, and so may be its rules. A ruleset that names this life was written after it began, and is in
+ * force. Else, once it has applied all that was committed at some time since it began, it knows the rules that were in
+ * force then: if they name another life, this one must not count yet.
  */
 function onApplied(state: NodeState, ruleset: Ruleset | null, fresh: boolean): NodeStep {
   const { id, incarnation, admitted } = state;
-  const known = fresh && ruleset !== null;
-  return admitted || incarnation === null || !known || !countsUnder(ruleset, id, incarnation)
-    ? { state, effects: [] }
-    : { state, effects: [{ kind: "admit", incarnation }] };
+  if (admitted || incarnation === null || ruleset === null) {
+    return { state, effects: [] };
+  }
+  const named = memberOf(ruleset, id)?.incarnation === incarnation;
+  const counts = named || (fresh && countsUnder(ruleset, id, incarnation));
+  return { state, effects: counts ? [{ kind: "admit", incarnation }] : [] };
 }
 
 function onAdmitted(state: NodeState, incarnation: string): NodeStep {
@@ -406,12 +438,11 @@ function onAdmitted(state: NodeState, incarnation: string): NodeStep {
     : followAgain({ ...state, admitted: true });
 }
 
-/** Of whom it was last told to follow, if its promise still is for that term and nobody asks for the same just now. */
+/** Whom it was last told to follow, if its promise still is for that term. */
 function followAgain(state: NodeState): NodeStep {
-  const { following, durable, operations, postgres } = state;
-  const asked = [...operations.values()].some(({ request }) => request.kind === "follow");
+  const { following, durable, postgres } = state;
   const runs = postgres === "running" || postgres === "starting";
-  if (following === null || durable === null || following.term !== durable.term || asked || !runs) {
+  if (following === null || durable === null || following.term !== durable.term || !runs) {
     return { state, effects: [] };
   }
   const ownRequests = state.ownRequests + 1;
@@ -434,6 +465,8 @@ function onAttached(state: NodeState, attached: NodeEvent & { kind: "attached" }
     durable === null || attached.fenceTerm >= durable.term
       ? []
       : [{ kind: "control", requestId: attachRequestId, command: { cmd: "fence", term: durable.term } }];
-  const next = idleStates.has(attached.state) ? followAgain(known) : { state: known, effects: [] };
+  const asked = [...state.operations.values()].some(({ request }) => request.kind === "follow");
+  const idle = idleStates.has(attached.state) && !asked;
+  const next = idle ? followAgain(known) : { state: known, effects: [] };
   return { state: next.state, effects: [...fences, ...next.effects] };
 }

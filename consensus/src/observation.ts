@@ -1,6 +1,6 @@
 // What an orchestrator sees of the nodes, and the facts that follow from it. Ages and times are data.
 
-import type { ExtensionState, PostgresState } from "./node-types.ts";
+import type { ExtensionState, Follower, PostgresState, Receiver } from "./node-status.ts";
 import { canBlock, canFulfil, type NodeSet, type Rule } from "./rule.ts";
 import { cohortIds, countsUnder, memberOf, type Ruleset } from "./ruleset.ts";
 import { compareIds, type Lsn, type NodeId, noTerm, type Term, term } from "./types.ts";
@@ -14,19 +14,8 @@ export interface NodeView {
   readonly inRecovery: boolean;
   /** Whom it follows; itself when it leads. */
   readonly leader: NodeId | null;
-  readonly receiver: {
-    readonly state: "streaming" | "connecting" | "stopped";
-    readonly timeline: Term;
-    readonly lastMessageAgeMs: number;
-  } | null;
-  readonly followers: readonly {
-    readonly node: NodeId;
-    /** Gets everything, not only what is committed: without that its acknowledgement of a commit never comes. */
-    readonly member: boolean;
-    readonly timeline: Term;
-    readonly replyAgeMs: number;
-    readonly flushedLsn?: Lsn | null;
-  }[];
+  readonly receiver: Receiver | null;
+  readonly followers: readonly Follower[];
   readonly ruleset: Ruleset | null;
   /** On a leader: a ruleset whose record is in the log and not durable under the old and the new rules yet. */
   readonly pending?: Ruleset | null;

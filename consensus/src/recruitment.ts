@@ -1,6 +1,7 @@
 // What a set of recruited nodes allows: revocation (no leader of an older term can complete anything more),
 // candidacy (somebody among them can), discovery (the newest log), and the choice of the candidate.
 
+import type { FenceReport, RulesetText } from "./node-types.ts";
 import { canBlock, canFulfil, formatRule, type Rule, ruleNodes } from "./rule.ts";
 import {
   allNodes,
@@ -92,6 +93,25 @@ export function mostAdvanced(reports: Reports): Report | null {
     }
   }
   return best;
+}
+
+/** What a node reported, as the coordinator judges it. `read` must not take a text that it can't read for none. */
+export function reportFrom(
+  node: NodeId,
+  fence: FenceReport,
+  read: (text: RulesetText) => RecordedRuleset,
+): Report {
+  const { position, commitLsn, ruleset, tailRulesets, inRecovery = true, leaseMs = 0, incarnation } = fence;
+  return {
+    node,
+    position,
+    commitLsn,
+    ruleset: ruleset === null ? null : read(ruleset),
+    tailRulesets: tailRulesets.map(read),
+    inRecovery,
+    leaseMs,
+    ...(incarnation === undefined ? {} : { incarnation }),
+  };
 }
 
 /** Every ruleset that a report names: the applied one and each in its tail, oldest first. */

@@ -174,15 +174,16 @@ t.test(
     node.controlled(first, { ok: true });
     for (const [ruleset, fresh] of [
       [null, true],
-      [named("second"), false],
       [{ ...named("first"), cohort: [] }, false],
       [named("first"), true],
     ] as const) {
       node.feed({ kind: "applied", ruleset, fresh });
       t.equal(node.next, "nothing", "none, perhaps old ones, or those of another life");
     }
-    node.feed({ kind: "applied", ruleset: named("second"), fresh: true });
+    node.feed({ kind: "applied", ruleset: { ...named("first"), cohort: [] }, fresh: true });
     t.equal(node.next, "admit");
+    node.feed({ kind: "applied", ruleset: named("second"), fresh: false });
+    t.equal(node.next, "admit", "nobody could have named it before it began");
     const early = node.ask(follow);
     t.equal(node.next, "follow uncounted", "not before that is on its disk");
     node.controlled(early, { ok: true });
@@ -193,6 +194,22 @@ t.test(
     t.end();
   },
 );
+
+t.test("who recruited a new life under rules that name it may tell it to count", (t) => {
+  const node = new Node(null, "second", false);
+  node.ask({ ...follow, counts: "first" });
+  t.equal(node.next, "follow uncounted", "another life was recruited");
+  const other = new Node(null, "second", false);
+  const requestId = other.ask({ ...follow, counts: "second" });
+  t.same(
+    other.effects.map(({ kind }) => kind),
+    ["admit", "control"],
+  );
+  other.feed({ kind: "admitted", incarnation: "second" });
+  t.equal(other.next, "follow as a member", "after the one under way");
+  other.controlled(requestId, { ok: true });
+  t.end();
+});
 
 t.test("it counts from the beginning if nothing was before it, and for good once it does", (t) => {
   const copied = new Node(null, "first");

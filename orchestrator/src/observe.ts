@@ -59,7 +59,7 @@ export function saysDamaged(lastExit: string | null): boolean {
   return lastExit !== null && damageWords.test(lastExit) && !otherWords.test(lastExit);
 }
 
-export function viewOf(status: NodeStatus, ruleset: Ruleset | null): NodeView {
+export function viewOf(status: NodeStatus, ruleset: Ruleset | null, pending: Ruleset | null): NodeView {
   const { receiver } = status;
   return {
     postgres: status.postgres,
@@ -71,6 +71,7 @@ export function viewOf(status: NodeStatus, ruleset: Ruleset | null): NodeView {
     receiver: receiver === null ? null : { ...receiver },
     followers: status.followers,
     ruleset,
+    pending,
     wasLeader: status.wasLeader,
     operatorStopped: status.operatorStopped,
     flushedLsn: status.flushedLsn,
@@ -119,7 +120,8 @@ export function look(memory: Memory, { nowMs, watched, zone, busy, endedTerm }: 
       id: status.node,
       link: linkOf(facts),
       linkSinceMs: facts.sinceMs,
-      view: viewOf(status, ruleset),
+      // Not in force: it must not get among those that are.
+      view: viewOf(status, ruleset, status.pending === null ? null : readText(memory, status.pending.text)),
       viewAtMs: facts.heardAtMs ?? facts.sinceMs,
       promiseRoseAtMs: promises.get(status.node)?.roseAtMs ?? nowMs,
     });

@@ -148,6 +148,7 @@ export class FakeNode {
       controlAgeMs: 0,
       diskStuckMs: 0,
       incarnation: null,
+      pending: null,
     };
   }
 

@@ -45,6 +45,7 @@ export function statusOf(id: string, fields: Partial<NodeStatus> = {}): NodeStat
     controlAgeMs: 1,
     diskStuckMs: 0,
     incarnation: null,
+    pending: null,
     ...fields,
   };
 }

@@ -1,6 +1,14 @@
 // What coordinators and sidecars say to each other, as TypeScript. Written by hand; wire.ts turns the
 // loader's objects into these and back, so nothing of the wire passes beyond the adapters.
 
+import {
+  type Follower as CoreFollower,
+  type ExtensionState as CoreState,
+  extensionStates,
+  type PostgresState,
+  postgresStates,
+  type Receiver,
+} from "@quorate/consensus/node-status.ts";
 import type { CoordinatorId, Lsn, NodeId, Position, Term } from "@quorate/consensus/types.ts";
 
 export type { CoordinatorId, Lsn, NodeId, Position, Term };
@@ -72,6 +80,8 @@ export type FollowRequest = {
   readonly host: string;
   readonly port: number;
   readonly member: boolean;
+  /** The life of the node that all rulesets of the term count, from the coordinator who recruited it. */
+  readonly counts?: string;
 };
 export type Followed = { readonly done: "following" | "cloning" };
 
@@ -101,47 +111,15 @@ export type Events = { readonly events: readonly string[] };
 
 export type WatchRequest = { readonly watcher: string; readonly intervalMs: number };
 
-/** What the sidecar knows of the Postgres process. */
-export const postgresStates = [
-  "absent",
-  "stopped",
-  "crashed",
-  "starting",
-  "running",
-  "cloning",
-  "stopping",
-  "failed",
-] as const;
-export type PostgresState = (typeof postgresStates)[number];
+export type { PostgresState, Receiver };
+export { extensionStates, postgresStates };
+export type ExtensionState = Exclude<CoreState, "">;
 
-/** What the extension says about itself (docs/control-socket.md). */
-export const extensionStates = [
-  "starting",
-  "fenced",
-  "follower",
-  "fetching",
-  "candidate",
-  "elected",
-  "leader",
-  "stopping",
-] as const;
-export type ExtensionState = (typeof extensionStates)[number];
-
-export type Receiver = {
-  readonly state: "streaming" | "connecting" | "stopped";
-  readonly timeline: Term;
-  readonly lastMessageAgeMs: number;
-};
-
-export type Follower = {
-  readonly node: NodeId;
-  readonly member: boolean;
+export type Follower = CoreFollower & {
   readonly pid: number;
-  readonly timeline: Term;
   readonly writtenLsn: Lsn | null;
   readonly flushedLsn: Lsn | null;
   readonly appliedLsn: Lsn | null;
-  readonly replyAgeMs: number;
 };
 
 export type Clone = { readonly from: NodeId; readonly doneBytes: number; readonly totalBytes: number };
@@ -175,6 +153,8 @@ export type NodeStatus = {
   readonly rule: string | null;
   readonly joint: readonly string[];
   readonly ruleset: RulesetText | null;
+  /** On a leader: a ruleset on its way into the log, not durable yet. */
+  readonly pending: RulesetText | null;
   readonly leader: NodeId | null;
   readonly receiver: Receiver | null;
   readonly followers: readonly Follower[];

@@ -100,6 +100,7 @@ const nodeStatusFields = z.object({
   rule: optionalText,
   joint: z.array(text),
   ruleset: ruleset.nullable(),
+  pending: ruleset.nullable(),
   leader: maybeNodeId,
   receiver: maybeReceiver.nullable(),
   followers: z.array(follower),
@@ -151,6 +152,7 @@ function putStatus(status: t.NodeStatus): Wire {
     rule: s.rule ?? "",
     incarnation: s.incarnation ?? "",
     ruleset: s.ruleset === null ? null : putRuleset(s.ruleset),
+    pending: s.pending === null ? null : putRuleset(s.pending),
     leader: s.leader ?? "",
     followers: s.followers.map((f) => ({
       ...f,
@@ -219,6 +221,16 @@ const electRequest = z.object({
   ruleset,
 });
 
+const followRequest = z.object({
+  term: positiveTerm,
+  coordinator,
+  leader: nodeId,
+  host: text.min(1),
+  port: uint32,
+  member: z.boolean(),
+  counts: optionalText,
+});
+
 const changeRulesetRequest = z.object({ term: positiveTerm, rule: text.min(1), ruleset, timeoutMs: uint32 });
 
 export const codecs = {
@@ -250,16 +262,13 @@ export const codecs = {
     reply: reply<t.Elected>(z.object({ position }), (r) => ({ position: putPosition(r.position) })),
   },
   follow: {
-    request: plain<t.FollowRequest>(
-      z.object({
-        term: positiveTerm,
-        coordinator,
-        leader: nodeId,
-        host: text.min(1),
-        port: uint32,
-        member: z.boolean(),
-      }),
-    ),
+    request: {
+      decode: (wire: unknown): t.FollowRequest => {
+        const { counts, ...request } = followRequest.parse(wire);
+        return counts === null ? request : { ...request, counts };
+      },
+      encode: (r: t.FollowRequest): Wire => ({ ...r, counts: r.counts ?? "" }),
+    },
     reply: reply<t.Followed>(z.object({ done: z.enum(["following", "cloning"]) }), (r) => ({ ...r })),
   },
   changeRuleset: {

@@ -69,6 +69,7 @@ const status: NodeStatus = {
   controlAgeMs: 0,
   diskStuckMs: 12,
   incarnation: "Zy3-x_9k",
+  pending: { version: 4, text: "{}" },
 };
 
 const nothingKnown: NodeStatus = {
@@ -92,6 +93,7 @@ const nothingKnown: NodeStatus = {
   controlAgeMs: null,
   diskStuckMs: 0,
   incarnation: null,
+  pending: null,
 };
 
 const refusal = { code: "stale_term", message: "no", promisedTerm: term(9), promisedTo: coordinatorId("o2") };
@@ -115,6 +117,7 @@ const handlers: SidecarHandlers = {
           inRecovery: false,
           leaseMs: 500,
           incarnation: "Zy3-x_9k",
+          pending: { version: 4, text: "{}" },
           status,
         },
   fetch: async (request) => ({ ok: true, position: request.target }),

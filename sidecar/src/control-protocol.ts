@@ -4,12 +4,11 @@ import {
   type Lsn,
   lsn,
   type NodeId,
-  type Position,
   parseLsn,
   type Term,
   term,
 } from "@quorate/consensus/types.ts";
-import { type ExtensionState, extensionStates, type RulesetText } from "@quorate/proto";
+import { type ExtensionState, extensionStates, type NodeStatus, type RulesetText } from "@quorate/proto";
 import { z } from "zod";
 
 const termSchema = z.number().int().min(0).max(0xffffffff).transform(term);
@@ -36,42 +35,35 @@ const ruleset = z
     return { version, text, ...(known ? { recordedAt: { term: ofTerm, lsn: end } } : {}) };
   });
 
-export type ControlStatus = {
+/** What both it and the sidecar's own status say. */
+type SharedStatus = Pick<
+  NodeStatus,
+  | "systemIdentifier"
+  | "term"
+  | "fenceTerm"
+  | "inRecovery"
+  | "consistent"
+  | "position"
+  | "commitLsn"
+  | "termStartLsn"
+  | "receivedLsn"
+  | "flushedLsn"
+  | "appliedLsn"
+  | "rule"
+  | "joint"
+  | "ruleset"
+  | "pending"
+  | "leader"
+  | "receiver"
+  | "followers"
+  | "quiesced"
+  | "waiting"
+>;
+
+export type ControlStatus = SharedStatus & {
   readonly node: string;
-  readonly systemIdentifier: string | null;
   readonly state: ExtensionState;
-  readonly term: Term;
-  readonly fenceTerm: Term;
   readonly pid: number;
-  readonly inRecovery: boolean;
-  readonly consistent: boolean;
-  readonly position: Position | null;
-  readonly commitLsn: Lsn | null;
-  readonly termStartLsn: Lsn | null;
-  readonly receivedLsn: Lsn | null;
-  readonly flushedLsn: Lsn | null;
-  readonly appliedLsn: Lsn | null;
-  readonly rule: string | null;
-  readonly joint: readonly string[];
-  readonly ruleset: RulesetText | null;
-  readonly leader: NodeId | null;
-  readonly receiver: {
-    readonly state: "streaming" | "connecting" | "stopped";
-    readonly timeline: Term;
-    readonly lastMessageAgeMs: number;
-  } | null;
-  readonly followers: readonly {
-    readonly node: NodeId;
-    readonly member: boolean;
-    readonly pid: number;
-    readonly timeline: Term;
-    readonly writtenLsn: Lsn | null;
-    readonly flushedLsn: Lsn | null;
-    readonly appliedLsn: Lsn | null;
-    readonly replyAgeMs: number;
-  }[];
-  readonly quiesced: boolean;
-  readonly waiting: number;
   /** Setting quorate.lease; 0: no leases. */
   readonly leaseMs: number;
   /** Age of the contents; null: since it started, nobody who led has told it what was committed. */
@@ -137,6 +129,7 @@ export const controlStatusSchema: z.ZodType<ControlStatus, unknown> = z.object({
     .nullish()
     .transform((rules) => rules ?? []),
   ruleset: ruleset.nullish().transform((value) => value ?? null),
+  pending: ruleset.nullish().transform((value) => value ?? null),
   leader: maybeNode,
   receiver: z
     .object({

@@ -1,7 +1,13 @@
 /** The gRPC service: requests of coordinators and operators, put to the node. */
 import { messageOf } from "@quorate/common";
-import type { NodeAnswer, NodeRefusal, NodeRequest, Promised } from "@quorate/consensus";
-import { noTerm } from "@quorate/consensus";
+import {
+  type NodeAnswer,
+  type NodeRequest,
+  noLsn,
+  noTerm,
+  type Promised,
+  refusalToTell,
+} from "@quorate/consensus";
 import type { Accepted, CallContext, Refused, Reply, SidecarHandlers } from "@quorate/proto";
 import { bootstrap, control } from "./operator.ts";
 import type { SidecarNode, SubmitOptions } from "./sidecar-node.ts";
@@ -21,7 +27,7 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
     result: (answer: Exclude<NodeAnswer, { kind: "refused" }>) => T | null,
   ): Promise<Reply<T>> {
     const answer = await node.submit(request, options);
-    if (answer.kind === "refused") return toRefused(answer.refusal);
+    if (answer.kind === "refused") return { ok: false, refusal: refusalToTell(answer.refusal) };
     const value = result(answer);
     if (value === null) throw new Error(`${request.kind} was answered with ${answer.kind}`);
     return { ok: true, ...value } as Accepted<T>;
@@ -35,24 +41,14 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
         (answer) => {
           if (answer.kind !== "recruited") return null;
           const status = node.status();
-          const {
-            position,
-            commitLsn,
-            ruleset,
-            tailRulesets,
-            inRecovery = true,
-            leaseMs = 0,
-            incarnation = null,
-          } = answer.report;
+          const { commitLsn } = answer.report;
           return {
-            position,
-            commitLsn: commitLsn === 0n ? null : commitLsn,
-            ruleset,
-            tailRulesets,
+            inRecovery: true,
+            leaseMs: 0,
+            incarnation: null,
+            ...answer.report,
+            commitLsn: commitLsn === noLsn ? null : commitLsn,
             systemIdentifier: status.systemIdentifier,
-            inRecovery,
-            leaseMs,
-            incarnation,
             status,
           };
         },
@@ -73,7 +69,7 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
       ),
 
     // Goes on when the caller has given up: a later term stops it, nothing else needs to.
-    follow: ({ term, coordinator, leader, host, port, member }) =>
+    follow: ({ host, port, ...request }) =>
       new Promise((resolve, reject) => {
         const options = {
           signal: shutdown,
@@ -81,7 +77,7 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
           peer: { host, port },
           onCloning: () => resolve({ ok: true, done: "cloning" }),
         };
-        ask({ kind: "follow", term, coordinator, leader, member }, options, (answer) =>
+        ask({ kind: "follow", ...request }, options, (answer) =>
           answer.kind === "done" ? { done: "following" as const } : null,
         ).then(resolve, reject);
       }),
@@ -168,19 +164,13 @@ function positionOf(answer: NodeAnswer): { readonly position: PositionOf } | nul
 }
 type PositionOf = Extract<NodeAnswer, { kind: "position" }>["position"];
 
+/** Of the sidecar itself. */
 function refused(code: string, message: string, promise: Promised | null): Refused {
-  return {
-    ok: false,
-    refusal: {
-      code,
-      message,
-      promisedTerm: promise?.term ?? noTerm,
-      promisedTo: promise?.coordinator ?? null,
-    },
+  const refusal = {
+    code,
+    message,
+    promisedTerm: promise?.term ?? noTerm,
+    promisedTo: promise?.coordinator ?? null,
   };
-}
-
-/** When Postgres refused, its code says more than ours. */
-function toRefused(refusal: NodeRefusal): Refused {
-  return refused(refusal.controlCode ?? refusal.code, refusal.message, refusal.promised);
+  return { ok: false, refusal };
 }

@@ -69,6 +69,7 @@ export function nodeStatus(parts: StatusParts): NodeStatus {
     joint: control?.joint ?? [],
     // A ruleset that was in force stays known while Postgres is down.
     ruleset: parts.control?.ruleset ?? null,
+    pending: control?.pending ?? null,
     leader: control?.leader ?? null,
     receiver: control?.receiver ?? null,
     followers: control?.followers ?? [],

@@ -372,6 +372,19 @@ export const mutations: readonly Mutation[] = [
     ],
   },
 
+  {
+    name: "admitted-by-old-rules",
+    what: "a copy counts by the rules that an old backup has brought along",
+    fromSeed: 1_000_000_000,
+    edits: [
+      {
+        file: node,
+        find: "named || (fresh && countsUnder(",
+        put: "named || (fresh !== null && countsUnder(",
+      },
+    ],
+  },
+
   one(
     "lost-node-not-noticed",
     "a cohort node whose disk is gone is copied like a new one",

@@ -6,6 +6,30 @@ import type { Random } from "./random.ts";
 import { randomRules } from "./rulesets.ts";
 import { type Action, orchestratorNames, type Step, type WorldPlan } from "./script.ts";
 
+/** A script in the order of time. */
+function inOrder(steps: Step[]): Step[] {
+  return steps.sort((a, b) => a.atMs - b.atMs);
+}
+
+/** Three clients, no faults but those of the script, all nodes founders. */
+function quietWorld(seed: number, nodes: readonly CohortNode[], policy: number) {
+  return {
+    seed,
+    nodes,
+    founders: nodes.map(({ id }) => id),
+    policy,
+    orchestrators: 2,
+    automatic: false,
+    clients: 3,
+    thinkMs: 60,
+    reads: 0.55,
+    loss: 0,
+    duplicate: 0,
+    stall: 0,
+    stallMs: 100,
+  };
+}
+
 /** No failure table, no patience: coordinators at random moments, strange rules, a network that rearranges itself. */
 export function stormOf(
   seed: number,
@@ -17,17 +41,11 @@ export function stormOf(
   const safetyMs = random.between(600, 2_000);
   const orchestrators = random.pick([1, 2, 2, 3]);
   const world = {
-    seed,
-    nodes,
+    ...quietWorld(seed, nodes, policy),
     founders,
-    policy,
     orchestrators,
-    automatic: false,
     pace: "hasty" as const,
     ...clocksOf(random, nodes, orchestrators, [150]),
-    clients: 3,
-    thinkMs: 60,
-    reads: 0.55,
     safetyMs,
     loss: random.pick([0, 0, 0.02, 0.1]),
     duplicate: random.pick([0, 0.1]),
@@ -43,8 +61,7 @@ export function stormOf(
       steps.push(...afterwards(random, world, action, atMs));
     }
   }
-  steps.sort((a, b) => a.atMs - b.atMs);
-  return { ...world, steps };
+  return { ...world, steps: inOrder(steps) };
 }
 
 /**
@@ -105,25 +122,17 @@ export function duelOf(
     }
     atMs += ms;
   }
-  steps.sort((a, b) => a.atMs - b.atMs);
   return {
-    seed,
-    nodes,
+    ...quietWorld(seed, nodes, policy),
     founders,
-    policy,
     orchestrators,
-    automatic: false,
     pace: "hasty" as const,
     ...clocksOf(random, nodes, orchestrators, []),
     clients: random.pick([1, 3]),
-    thinkMs: 60,
-    reads: 0.55,
     safetyMs: atMs + 20,
-    loss: 0,
     duplicate: random.pick([0, 0.1]),
     stall: random.pick([0, 0, 0.2]),
-    stallMs: 100,
-    steps,
+    steps: inOrder(steps),
   };
 }
 
@@ -161,25 +170,13 @@ export function lossOf(
     }
     atMs += extraMs + random.between(600, 1_500);
   }
-  steps.sort((a, b) => a.atMs - b.atMs);
   return {
-    seed,
-    nodes,
-    founders: nodes.map(({ id }) => id),
-    policy,
-    orchestrators: 2,
-    automatic: false,
+    ...quietWorld(seed, nodes, policy),
     pace: "patient",
     ...clocksOf(random, nodes, 2, []),
-    clients: 3,
-    thinkMs: 60,
-    reads: 0.55,
     safetyMs: atMs,
-    loss: 0,
     duplicate: random.pick([0, 0.1]),
-    stall: 0,
-    stallMs: 100,
-    steps,
+    steps: inOrder(steps),
   };
 }
 
@@ -189,21 +186,34 @@ export function lossOf(
  */
 export function siegeOf(seed: number, random: Random, nodes: readonly CohortNode[]): WorldPlan {
   const plan = lossOf(seed, random, nodes, 0);
+  const ids = nodes.map(({ id }) => id);
+  // Half of them: one node joins first, so that there are rules in the log that don't speak of it.
+  const joins = random.chance(0.5) ? random.pick(ids) : null;
+  const laterMs = joins === null ? 0 : 1_200;
   const steps: Step[] = [];
-  for (const { atMs, action } of plan.steps) {
+  if (joins !== null) {
+    const grow: Action = { kind: "cohort", at: 1, policy: 0, members: ids, leave: false, forMs: 1_500 };
+    steps.push({ atMs: 100, action: grow });
+  }
+  for (const step of plan.steps) {
+    const { action } = step;
+    const atMs = step.atMs + laterMs;
     if (action.kind === "cut") {
       continue;
     }
-    steps.push({ atMs, action });
-    if (action.kind === "loseDisk") {
-      const away = random.pick(nodes.filter(({ id }) => id !== action.node)).id;
-      const pairs = nodes
-        .filter(({ id }) => id !== away)
-        .flatMap(({ id }) => [[id, away] as const, [away, id] as const]);
+    const hits = action.kind === "loseDisk" && joins !== null && random.chance(0.7);
+    const hit: Action = hits ? { ...action, node: joins } : action;
+    steps.push({ atMs, action: hit });
+    if (hit.kind === "loseDisk") {
+      const away = random.pick(ids.filter((id) => id !== hit.node));
+      const pairs = ids
+        .filter((id) => id !== away)
+        .flatMap((id) => [[id, away] as const, [away, id] as const]);
       steps.push({ atMs: atMs + 1, action: { kind: "cut", pairs, ms: random.between(800, 2_000) } });
     }
   }
-  return { ...plan, steps };
+  const founders = ids.filter((id) => id !== joins);
+  return { ...plan, founders, safetyMs: plan.safetyMs + laterMs, steps: inOrder(steps) };
 }
 
 /** Readers everywhere, and again and again the leader is cut off while another one is made: what it answers must hold. */
@@ -228,13 +238,8 @@ export function leaseOf(
     }
     atMs += ms + random.between(200, 500);
   }
-  steps.sort((a, b) => a.atMs - b.atMs);
   return {
-    seed,
-    nodes,
-    founders: nodes.map(({ id }) => id),
-    policy,
-    orchestrators: 2,
+    ...quietWorld(seed, nodes, policy),
     automatic: random.chance(0.5),
     pace: "calm",
     ...clocksOf(random, nodes, 2, [200, 500]),
@@ -242,11 +247,8 @@ export function leaseOf(
     thinkMs: 20,
     reads: 0.8,
     safetyMs: atMs,
-    loss: 0,
-    duplicate: 0,
     stall: random.pick([0, 0.05]),
-    stallMs: 100,
-    steps,
+    steps: inOrder(steps),
   };
 }
 

@@ -8,45 +8,19 @@ import {
   type NodeRequest,
   parseRuleset,
   type RecordedRuleset,
-  type Report,
   type Ruleset,
   type RulesetText,
+  refusalToTell,
+  reportFrom,
 } from "@quorate/consensus";
 
 /** What the wire would carry: texts become rulesets again at the coordinator. */
 export function resultOf(node: NodeId, call: Call, answer: NodeAnswer): CallResult {
   switch (answer.kind) {
     case "refused":
-      return {
-        kind: "refused",
-        refusal: {
-          code: answer.refusal.controlCode ?? answer.refusal.code,
-          message: answer.refusal.message,
-          ...(answer.refusal.promised === null ? {} : { promisedTerm: answer.refusal.promised.term }),
-        },
-      };
-    case "recruited": {
-      const {
-        position,
-        commitLsn,
-        ruleset,
-        tailRulesets,
-        inRecovery = true,
-        incarnation,
-        leaseMs = 0,
-      } = answer.report;
-      const report: Report = {
-        node,
-        position,
-        commitLsn,
-        ruleset: ruleset === null ? null : readRecordedRuleset(ruleset),
-        tailRulesets: tailRulesets.map(readRecordedRuleset),
-        inRecovery,
-        leaseMs,
-        ...(incarnation === undefined ? {} : { incarnation }),
-      };
-      return { kind: "recruited", report };
-    }
+      return { kind: "refused", refusal: refusalToTell(answer.refusal) };
+    case "recruited":
+      return { kind: "recruited", report: reportFrom(node, answer.report, readRecordedRuleset) };
     case "position":
       return { kind: call.method === "fetch" ? "fetched" : "elected", position: answer.position };
     case "done":
@@ -96,7 +70,14 @@ export function requestOf(call: Call): NodeRequest {
     case "elect":
       return { kind: "elect", term, coordinator, rule: call.rule, joint: call.joint, ruleset: call.ruleset };
     case "follow":
-      return { kind: "follow", term, coordinator, leader: call.leader, member: call.member };
+      return {
+        kind: "follow",
+        term,
+        coordinator,
+        leader: call.leader,
+        member: call.member,
+        ...(call.counts === undefined ? {} : { counts: call.counts }),
+      };
     default:
       return call satisfies never;
   }

@@ -24,6 +24,7 @@ import { Machine } from "./node-host.ts";
 import { Orchestrator, type OrchestratorHost } from "./orchestrator-host.ts";
 import { type Disk, defaultTiming } from "./postgres-types.ts";
 import { EventQueue } from "./queue.ts";
+import { Random } from "./random.ts";
 import { rulesetOf } from "./rulesets.ts";
 import { orchestratorNames, type WorldPlan } from "./script.ts";
 import { requestOf, resultOf } from "./wire.ts";
@@ -64,11 +65,13 @@ export class World {
   readonly clients: Clients;
   readonly #clocks = new Map<string, Clock>();
   readonly #faults: Faults;
+  readonly #backups: Random;
   #keepTrace: boolean;
 
   constructor(plan: WorldPlan, keepTrace = false) {
     this.plan = plan;
     this.#keepTrace = keepTrace;
+    this.#backups = Random.stream(plan.seed, "backups");
     this.network = new Network(this.queue, plan.seed, this.networkOptions());
     this.clients = new Clients(this);
     this.#faults = new Faults(this);
@@ -181,7 +184,9 @@ export class World {
     ) {
       return null;
     }
-    const count = postgres.applied;
+    // From the leader, or from a backup that may be old and whose archive ends early.
+    const old = this.#backups.chance(0.3);
+    const count = old ? 1 + this.#backups.below(postgres.applied) : postgres.applied;
     return { records: postgres.disk.records.slice(0, count), flushed: count, limit: count, undo: null };
   }
 

@@ -17,6 +17,7 @@ import {
   parseRuleset,
   type RecordedRuleset,
   type Report,
+  reportFrom,
   stepCoordinator,
   type Term,
 } from "@quorate/consensus";
@@ -207,7 +208,9 @@ export class CoordinatorShell {
       case "follow": {
         const leader = this.#shell.directory.endpoint(call.leader);
         if (leader === undefined) return unreachable(`the address of ${call.leader} isn't known`);
-        const request = { ...leader, term, coordinator, leader: call.leader, member: call.member };
+        const { member, counts } = call;
+        const named = counts === undefined ? {} : { counts };
+        const request = { ...leader, term, coordinator, leader: call.leader, member, ...named };
         return asResult(await client.follow(request, limits), () => ({ kind: "following" }));
       }
       default:
@@ -241,15 +244,7 @@ export function readRuleset({ version, text, recordedAt }: RulesetText): Recorde
   );
 }
 
-export function reportOf(node: NodeId, reply: Recruited): Report {
-  return {
-    node,
-    position: reply.position,
-    commitLsn: reply.commitLsn ?? noLsn,
-    ruleset: reply.ruleset === null ? null : readRuleset(reply.ruleset),
-    tailRulesets: reply.tailRulesets.map(readRuleset),
-    inRecovery: reply.inRecovery,
-    leaseMs: reply.leaseMs,
-    ...(reply.incarnation === null ? {} : { incarnation: reply.incarnation }),
-  };
+export function reportOf(node: NodeId, { commitLsn, incarnation, ...reply }: Recruited): Report {
+  const fence = { ...reply, commitLsn: commitLsn ?? noLsn };
+  return reportFrom(node, incarnation === null ? fence : { ...fence, incarnation }, readRuleset);
 }
