@@ -131,18 +131,21 @@ function makeServer(bin: string, dir: string, id: string, disk?: Disk) {
 
     /** kill -9 of all its processes at once, as when the machine dies. */
     async kill9() {
-      killTree(server.pid());
-      await waitForExit(server.pid(), { timeoutMs: stopTimeoutMs });
+      await server.killAll();
       await server.forgetLocks();
+    },
+
+    /** Until the last of them has ended the shared memory is in use. */
+    async killAll() {
+      const pids = [server.pid(), ...descendants(server.pid()).map(({ pid: child }) => child)];
+      killTree(server.pid());
+      for (const each of pids) await waitForExit(each, { timeoutMs: stopTimeoutMs });
     },
 
     /** The machine loses its power: what wasn't fsynced is lost. */
     async cutPower() {
       if (disk === undefined) throw new Error(`${id} has no disk of its own`);
-      await disk.cutPower(async () => {
-        killTree(server.pid());
-        await waitForExit(server.pid(), { timeoutMs: stopTimeoutMs });
-      });
+      await disk.cutPower(() => server.killAll());
       await server.forgetLocks();
     },
 
