@@ -52,7 +52,6 @@ typedef struct
 {
 	napi_env	env;
 	napi_ref	wake;
-	napi_async_context context;
 	void	   *loop;
 	void	   *check;			/* where the loop waits, see loop.c */
 	void	   *idle;

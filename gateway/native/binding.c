@@ -294,8 +294,7 @@ functions_of(napi_env env, Batch *b)
 static napi_value
 js_start(napi_env env, napi_callback_info info)
 {
-	napi_value	args[7],
-				name;
+	napi_value	args[7];
 	Batch	   *b = calloc(1, sizeof *b);
 	size_t		size;
 
@@ -318,8 +317,6 @@ js_start(napi_env env, napi_callback_info info)
 	b->again = calloc((size_t) b->most, sizeof(int32_t));
 	if (b->conns == NULL || b->free_ids == NULL || b->dying == NULL || b->again == NULL || !loop_start(b))
 		return fail(env, "could not start", strerror(errno));
-	napi_create_string_utf8(env, "quorate-batch", 13, &name);
-	napi_async_init(env, NULL, name, &b->context);
 	napi_add_env_cleanup_hook(env, clean_up, b);
 	return functions_of(env, b);
 }

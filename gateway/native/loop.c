@@ -34,7 +34,7 @@ call_javascript(Batch *b)
 
 	napi_open_handle_scope(b->env, &scope);
 	napi_get_reference_value(b->env, b->wake, &wake);
-	napi_make_callback(b->env, b->context, wake, wake, 0, NULL, NULL);
+	napi_make_callback(b->env, NULL, wake, wake, 0, NULL, NULL);
 	napi_close_handle_scope(b->env, scope);
 }
 

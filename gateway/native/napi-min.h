@@ -37,7 +37,6 @@ extern napi_status napi_get_reference_value(napi_env, napi_ref, napi_value *);
 extern napi_status napi_get_undefined(napi_env, napi_value *);
 extern napi_status napi_open_handle_scope(napi_env, napi_handle_scope *);
 extern napi_status napi_close_handle_scope(napi_env, napi_handle_scope);
-extern napi_status napi_async_init(napi_env, napi_value, napi_value, napi_async_context *);
 extern napi_status napi_make_callback(napi_env, napi_async_context, napi_value, napi_value, size_t, const napi_value *, napi_value *);
 extern napi_status napi_throw_error(napi_env, const char *, const char *);
 extern napi_status napi_get_uv_event_loop(napi_env, void **);

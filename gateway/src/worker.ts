@@ -290,14 +290,10 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   }
 
   connect(endpoint: Endpoint, server: Server, connected: () => void): Link {
+    server.onConnected = connected;
     return this.options.transport.connect(
       { host: endpoint.host, port: endpoint.port, timeoutMs: this.config.pool.connectTimeoutMs },
-      {
-        connected,
-        data: (bytes, start, end) => server.data(bytes, start, end),
-        drained: () => server.drained(),
-        closed: (reason) => server.closed(reason),
-      },
+      server,
     );
   }
 

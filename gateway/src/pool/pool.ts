@@ -142,8 +142,8 @@ export class Pool implements ServerOwner {
         best = at;
     }
     const server = idle[best] as Server;
-    if (best === idle.length - 1) idle.pop();
-    else idle.splice(best, 1);
+    for (let at = best + 1; at < idle.length; at++) idle[at - 1] = idle[at] as Server;
+    idle.pop();
     return server;
   }
 

@@ -200,6 +200,12 @@ export class Server implements LinkOwner {
     }
   }
 
+  onConnected: (() => void) | undefined;
+
+  connected(): void {
+    this.onConnected?.();
+  }
+
   data(bytes: Buffer, start: number, end: number): void {
     let at = start;
     if (this.#passing > 0) {

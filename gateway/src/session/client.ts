@@ -10,6 +10,7 @@ import type { Server } from "../pool/server.ts";
 import type { Statement } from "../pool/statements.ts";
 import { type Effect, pins, probedPins } from "../text/plan.ts";
 import { type Link, type LinkOwner, queueHighBytes } from "../transport/transport.ts";
+import { copyBytes, giveBuffer, takeBuffer } from "../wire/buffer.ts";
 import { readyForQuery } from "../wire/build.ts";
 import { txFailed, txIdle, txOpen } from "../wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "../wire/errors.ts";
@@ -152,16 +153,18 @@ export class Client implements LinkOwner, Waiter {
     this.#inboxLength = 0;
     this.#inboxNeeds = 0;
     this.#consume(inbox, 0, length);
+    giveBuffer(inbox);
   }
 
   #keep(bytes: Buffer, start: number, end: number, needs: number): void {
     const length = this.#inboxLength + end - start;
     if (this.#inbox.length < length) {
-      const larger = Buffer.allocUnsafe(Math.max(length, needs, Math.min(length * 2, 1 << 20)));
-      larger.set(this.#inbox.subarray(0, this.#inboxLength));
+      const larger = takeBuffer(Math.max(length, needs, Math.min(length * 2, 1 << 20)));
+      copyBytes(this.#inbox, 0, this.#inboxLength, larger, 0);
+      giveBuffer(this.#inbox);
       this.#inbox = larger;
     }
-    this.#inbox.set(bytes.subarray(start, end), this.#inboxLength);
+    copyBytes(bytes, start, end, this.#inbox, this.#inboxLength);
     this.#inboxLength = length;
     if (needs > 0) this.#inboxNeeds = needs;
     // Read on while there is little: only so is it noticed when the client leaves.
@@ -442,6 +445,8 @@ export class Client implements LinkOwner, Waiter {
     this.namesPending = false;
     if (server.status === txIdle) this.host.requestDone(this, this.requestSinceMs);
     this.keptLength = 0;
+    if (this.kept !== undefined) giveBuffer(this.kept);
+    this.kept = undefined;
     this.requestReads = true;
     if (this.gone) {
       if (!server.skipping) this.#leave();

@@ -6,6 +6,7 @@ import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
 import { type Statement, serverNamePrefix } from "../pool/statements.ts";
 import { opaque, type Plan, pins, plainWrite } from "../text/plan.ts";
+import { copyBytes, giveBuffer, takeBuffer } from "../wire/buffer.ts";
 import {
   closeCompleteBytes,
   closeStatement,
@@ -365,13 +366,17 @@ function keep(client: Client, server: Server, bytes: Buffer, at: number, next: n
     client.keptLength = -1;
     return;
   }
-  if (client.kept === undefined) client.kept = Buffer.allocUnsafe(512);
-  if (client.kept.length < client.keptLength + length) {
-    const larger = Buffer.allocUnsafe(Math.max(client.kept.length * 2, client.keptLength + length));
-    larger.set(client.kept.subarray(0, client.keptLength));
+  let { kept } = client;
+  if (kept === undefined || kept.length < client.keptLength + length) {
+    const larger = takeBuffer((client.keptLength + length) * 2);
+    if (kept !== undefined) {
+      copyBytes(kept, 0, client.keptLength, larger, 0);
+      giveBuffer(kept);
+    }
+    kept = larger;
     client.kept = larger;
   }
-  bytes.copy(client.kept, client.keptLength, at, next);
+  copyBytes(bytes, at, next, kept, client.keptLength);
   client.keptLength += length;
 }
 

@@ -68,6 +68,7 @@ function literal(text: string): string {
 
 /** SQL that turns a session with `from` into one with `to`, or "" if nothing differs. One row, to be discarded. */
 export function settingsChangeSql(from: Settings, to: Settings): string {
+  if (from.same(to)) return "";
   const resets: string[] = [];
   const sets: string[] = [];
   for (const name of from.values.keys()) {

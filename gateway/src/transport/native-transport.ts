@@ -55,6 +55,14 @@ const mostLinks = 65_536;
 /** Shorter pieces are copied byte by byte: cheaper than a call. */
 const copiedInLoop = 128;
 const noBytes: Buffer = Buffer.alloc(0);
+/** Makes no view, as `set(subarray)` does; works on any Uint8Array. */
+const copy = Buffer.prototype.copy as (
+  this: Uint8Array,
+  target: Buffer,
+  to: number,
+  from: number,
+  end: number,
+) => number;
 /** How long what is queued for a peer may take to go out after `close`. */
 const lingerMs = 5_000;
 
@@ -213,8 +221,7 @@ export class NativeTransport implements Transport {
     const output = this.#output;
     if (length <= copiedInLoop) {
       for (let from = start, at = to; from < end; from++, at++) output[at] = bytes[from] as number;
-    } else if (bytes instanceof Buffer) bytes.copy(output, to, start, end);
-    else output.set(bytes.subarray(start, end), to);
+    } else copy.call(bytes, output, to, start, end);
     this.#length = to + length;
     const ranges = this.#ranges;
     if (id === this.#lastId) {
