@@ -116,6 +116,7 @@ export class Pool implements ServerOwner {
         return server;
       }
       client.waiting = true;
+      client.waitingSinceMs = this.host.nowMs();
       this.#give(server, client);
       return undefined;
     }
