@@ -1,7 +1,7 @@
 // Nodes on different hosts, the repository on the disk of one of them: everything goes over pgBackRest's own TLS, with
 // the certificates of `quorate certs`, and nobody else is let in.
 import { once } from "node:events";
-import { readFileSync, rmSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { connect } from "node:tls";
@@ -10,8 +10,10 @@ import { paths } from "@quorate/orchestrator/cluster/files.ts";
 import { type Test, test } from "tap";
 import { ensurePgbackrest } from "../scripts/pgbackrest.ts";
 import {
+  archiveNow,
   changeSidecarConfig,
   eventsOf,
+  loseDisk,
   prepareBackupCluster,
   start,
   waitForBackups,
@@ -67,14 +69,9 @@ async function story(t: Test, cluster: TestCluster, port: number): Promise<void>
   });
   await archiveNow(cluster);
   const lost = cluster.ids.find((id) => id !== leader && id !== holder) as string;
-  cluster.killSidecar(lost);
-  cluster.killPostgres(lost);
-  rmSync(path.join(paths.node(cluster.dir, lost), "data"), { recursive: true, force: true });
-  await poll(async () => /restoring from the backup/.test(cluster.log(lost, "sidecar")) || undefined, {
-    what: `${lost} to be restored`,
-    timeoutMs: 60_000,
-  });
-  await cluster.waitUntilWhole(90_000);
+  await loseDisk(cluster, lost);
+  await cluster.waitUntilWhole(120_000);
+  t.match(cluster.log(lost, "sidecar"), /restoring from the backup/, "a lost disk is made anew over TLS");
 
   await strangers(t, conf);
   await renewed(t, cluster, port);
@@ -99,20 +96,6 @@ async function story(t: Test, cluster: TestCluster, port: number): Promise<void>
   const asked = await quorate("backup", "now", "--dir", cluster.dir);
   t.equal(asked.code, 0, asked.stderr);
   t.equal((await quorate("backup", "verify", "--dir", cluster.dir)).code, 0);
-}
-
-async function archiveNow(cluster: TestCluster): Promise<void> {
-  const leader = await cluster.leader();
-  await withClient(cluster.superuser(leader, "postgres"), async (client) => {
-    const { rows } = await client.query<{ wal: string }>("select pg_walfile_name(pg_switch_wal()) as wal");
-    await poll(
-      async () => {
-        const sql = "select last_archived_wal >= $1 as done from pg_stat_archiver";
-        return (await client.query<{ done: boolean }>(sql, [rows[0]?.wal])).rows[0]?.done || undefined;
-      },
-      { what: "the archive to have it", timeoutMs: 60_000 },
-    );
-  });
 }
 
 /** With another certificate than a node's, or with none, pgBackRest's server tells nothing. */

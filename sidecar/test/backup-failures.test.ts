@@ -1,13 +1,15 @@
 /** Each failure of a repository, made with the real pgBackRest where it can be made; a fake one where it can't. */
+import { randomBytes } from "node:crypto";
 import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { codeOf, makePostgresTempDirectory, postgresUser, runAsPostgres } from "@quorate/common";
+import { codeOf, makePostgresTempDirectory, postgresUser, run, runAsPostgres } from "@quorate/common";
 import { type Test, test } from "tap";
 import { ensurePostgres } from "../../scripts/build-postgres.ts";
 import { ensurePgbackrest } from "../../scripts/pgbackrest.ts";
 import { repairArchive } from "../src/backup/archive-watch.ts";
 import { type BackupConfigInput, backupConfigSchema } from "../src/backup/backup-config.ts";
 import { prepareBackup } from "../src/backup/backup-environment.ts";
+import { explainFailure } from "../src/backup/backup-failures.ts";
 import { Pgbackrest } from "../src/backup/pgbackrest.ts";
 import { backupPaths } from "../src/backup/pgbackrest-conf.ts";
 
@@ -93,6 +95,33 @@ test("wrong key, another cluster's repository, no repository", async (t) => {
   await unready.pgbackrest.command("create", create);
   t.equal((await push(unready.paths.pushScript)).code, 0);
   await t.rejects(readFile(unready.paths.errorFile), { code: "ENOENT" }, "and gone when it works again");
+});
+
+const isRoot = process.getuid?.() === 0;
+test("a full disk", { skip: !isRoot && "only root can mount a small disk" }, async (t) => {
+  const data = await newData(t);
+  const directory = await makePostgresTempDirectory("quorate-full-");
+  const disk = path.join(directory, "backup");
+  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  await mkdir(disk);
+  await run("mount", ["-t", "tmpfs", "-o", "size=4m,mode=0777", "tmpfs", disk]);
+  t.teardown(() => run("umount", [disk]));
+  const { pgbackrest, paths } = await open(directory, data, {}, "a key");
+  await pgbackrest.command("create", create);
+  await writeFile(paths.readyFile, "");
+  const wal = path.join(data, "pg_wal/000000010000000000000001");
+  const content = await readFile(wal);
+  await writeFile(wal, Buffer.concat([content.subarray(0, 8192), randomBytes(content.length - 8192)]));
+  t.match(await failure(pgbackrest.command("push", ["archive-push", wal])), {
+    code: "repository_full",
+    message: /the repository is full: .*make room where the repository lies/s,
+  });
+  const { code } = await runAsPostgres(paths.pushScript, [wal], { okCodes: [0, 103, 104], cwd: data });
+  t.not(code, 0, "the archiver is told to try again");
+  const words = await readFile(paths.errorFile, "utf8");
+  const [exit = "", ...output] = words.split("\n");
+  const { code: alarm } = explainFailure(Number(exit), output.join("\n"), await pgbackrest.freeBytes());
+  t.equal(alarm, "repository_full", "as the sidecar reads it");
 });
 
 /** A pgBackRest that says what we want it to say. */

@@ -1,15 +1,25 @@
 // Clusters whose backups are configured otherwise than `quorate up` does it, and what tests of backups look for.
-import { readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { poll } from "@quorate/common";
-import { localBackup, openDirToPostgres, paths, writeCluster } from "@quorate/orchestrator/cluster/files.ts";
+import { guardedGet, poll, SecretFile } from "@quorate/common";
+import { takeSightings } from "@quorate/orchestrator/cli/sightings.ts";
+import {
+  accessOf,
+  localBackup,
+  openDirToPostgres,
+  paths,
+  writeCluster,
+} from "@quorate/orchestrator/cluster/files.ts";
 import { planCluster } from "@quorate/orchestrator/cluster/plan.ts";
 import type { AuditEvent } from "@quorate/orchestrator/events.ts";
-import type { BackupPicture } from "@quorate/sidecar/backup/backup-report.ts";
+import { type BackupPicture, type BackupReport, readReport } from "@quorate/sidecar/backup/backup-report.ts";
 import type { SidecarConfigInput } from "@quorate/sidecar/config.ts";
 import { ensurePostgres } from "../../scripts/build-postgres.ts";
 import { ensurePgbackrest } from "../../scripts/pgbackrest.ts";
-import { quorate, type Teardown, TestCluster } from "./cluster.ts";
+import { freeBasePort, quorate, type Teardown, TestCluster } from "./cluster.ts";
+import { withClient } from "./contents.ts";
 
 export type BackupSection = NonNullable<SidecarConfigInput["backup"]>;
 
@@ -19,6 +29,8 @@ export interface BackupClusterOptions {
   readonly settings?: Readonly<Record<string, string>>;
   readonly backup: (usual: BackupSection, dir: string) => BackupSection;
 }
+
+const calmMs = 20_000;
 
 /** Three nodes; only the files, nothing runs yet: `quorate up --dir` starts them. */
 export async function prepareBackupCluster(t: Teardown, options: BackupClusterOptions): Promise<TestCluster> {
@@ -30,6 +42,11 @@ export async function prepareBackupCluster(t: Teardown, options: BackupClusterOp
   const usual = localBackup((await ensurePgbackrest()).command);
   writeCluster(cluster.dir, { ...planned, nodes }, options.settings, options.backup(usual, cluster.dir));
   openDirToPostgres(cluster.dir);
+  // On a loaded machine silence is no sign of a dead leader; these tests are about other things.
+  for (const { id } of planned.orchestrators) {
+    const file = paths.orchestratorConfig(cluster.dir, id);
+    writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, "utf8")), silentMs: calmMs }));
+  }
   return cluster;
 }
 
@@ -77,4 +94,87 @@ export async function always(check: () => Promise<boolean>, forMs: number, every
     await delay(everyMs);
   }
   return true;
+}
+
+/** What each node that answers says itself. */
+export async function reportsOf(cluster: TestCluster): Promise<Map<string, BackupReport>> {
+  const reports = (await takeSightings(cluster.open)).flatMap(({ id, status }) => {
+    const report = readReport(status?.backup);
+    return report === null ? [] : [[id, report] as const];
+  });
+  return new Map(reports);
+}
+
+/** Ends the leader's segment and returns its name. */
+export async function switchWal(cluster: TestCluster, leader: string): Promise<string> {
+  return withClient(cluster.superuser(leader, "postgres"), async (client) => {
+    await client.query("select pg_create_restore_point('switch')");
+    const { rows } = await client.query<{ wal: string }>("select pg_walfile_name(pg_switch_wal()) as wal");
+    return rows[0]?.wal ?? "";
+  });
+}
+
+/** Waits until the leader's archiver has pushed all that was committed before. */
+export async function archiveNow(cluster: TestCluster): Promise<void> {
+  const leader = await cluster.leader();
+  const wal = await switchWal(cluster, leader);
+  await withClient(cluster.superuser(leader, "postgres"), (client) =>
+    poll(
+      async () => {
+        const sql = "select last_archived_wal >= $1 as done from pg_stat_archiver";
+        return (await client.query<{ done: boolean }>(sql, [wal])).rows[0]?.done || undefined;
+      },
+      { what: `${wal} to be archived`, timeoutMs: 60_000 },
+    ),
+  );
+}
+
+/** A new cluster of one node from the backups of another, not started yet; stopped and removed afterwards. */
+export async function restoreCluster(
+  t: Teardown,
+  cluster: TestCluster,
+  target: readonly string[],
+): Promise<TestCluster> {
+  const parent = mkdtempSync(path.join(tmpdir(), "quorate-restored-"));
+  chmodSync(parent, 0o755);
+  const dir = path.join(parent, "c");
+  t.teardown(async () => {
+    if (existsSync(paths.clusterFile(dir))) await quorate("down", "--dir", dir);
+    if (process.env["QUORATE_KEEP"] === undefined) rmSync(parent, { recursive: true, force: true });
+  });
+  const basePort = await freeBasePort();
+  const place = ["--into", dir, "--nodes", "1", "--base-port", String(basePort)];
+  const run = await quorate("restore", ...target, "--dir", cluster.dir, ...place);
+  if (run.code !== 0 || run.stderr !== "") throw new Error(`restore ${target.join(" ")}: ${run.stderr}`);
+  return TestCluster.at(dir, basePort);
+}
+
+export async function restored(
+  t: Teardown,
+  cluster: TestCluster,
+  target: readonly string[],
+): Promise<TestCluster> {
+  const other = await restoreCluster(t, cluster, target);
+  await start(other);
+  return other;
+}
+
+/** A node that dies and comes back with an empty disk. */
+export async function loseDisk(cluster: TestCluster, id: string): Promise<void> {
+  cluster.killSidecar(id);
+  cluster.killPostgres(id);
+  rmSync(path.join(paths.node(cluster.dir, id), "data"), { recursive: true, force: true });
+  await poll(async () => (await cluster.pictureOf(id)).postgres === "cloning" || undefined, {
+    what: `${id} to notice that its data is gone`,
+    timeoutMs: 120_000,
+  });
+}
+
+/** As Prometheus gets it, with the cluster's token. */
+export async function metricsOf(cluster: TestCluster, id: string): Promise<string> {
+  const { tls, tokenFile } = accessOf(cluster.open);
+  const token = tokenFile === undefined ? undefined : new SecretFile(tokenFile).value;
+  const { host, ports } = cluster.node(id);
+  const asked = { host, port: ports.http, path: "/metrics", serverName: id, tls, token, timeoutMs: 5_000 };
+  return (await guardedGet(asked)).body;
 }

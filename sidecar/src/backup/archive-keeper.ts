@@ -94,13 +94,13 @@ export class ArchiveKeeper {
 
   /** What waits, and why: needs no repository. */
   async look(status: NodeStatus, nowMs: number): Promise<void> {
-    const { config, postgres, paths, alarms } = this.#options;
+    const { config, postgres, paths, alarms, pgbackrest } = this.#options;
     if (this.#ledTerm !== status.term) {
       this.#ledTerm = status.term;
       this.#ledSinceMs = nowMs;
       this.#nextCheckMs = nowMs + settleMs;
     }
-    const state = await readArchiveState(postgres, paths);
+    const state = await readArchiveState(postgres, paths, () => pgbackrest.freeBytes());
     this.#state = state;
     if (state.dropped) this.#nextCheckMs = Math.min(this.#nextCheckMs, nowMs);
     const waitingBytes = state.waitingSegments * defaultSegmentBytes;

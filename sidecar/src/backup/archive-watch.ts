@@ -42,7 +42,11 @@ async function unlessMissing<T>(work: Promise<T>): Promise<T | null> {
   }
 }
 
-export async function readArchiveState(postgres: LocalPostgres, paths: BackupPaths): Promise<ArchiveState> {
+export async function readArchiveState(
+  postgres: LocalPostgres,
+  paths: BackupPaths,
+  freeBytes: () => Promise<number | null>,
+): Promise<ArchiveState> {
   const statusDirectory = path.join(postgres.dataDirectory, "pg_wal/archive_status");
   const ready = (await readdir(statusDirectory))
     .filter((name) => name.endsWith(".ready") && segmentPattern.test(name.slice(0, -6)))
@@ -64,7 +68,7 @@ export async function readArchiveState(postgres: LocalPostgres, paths: BackupPat
     failure:
       error === null || newline < 0
         ? null
-        : explainFailure(Number(error.slice(0, newline)), error.slice(newline + 1)),
+        : explainFailure(Number(error.slice(0, newline)), error.slice(newline + 1), await freeBytes()),
     dropped: dropped === true,
   };
 }

@@ -1,4 +1,5 @@
 /** Runs pgBackRest as Postgres's owner and turns its failures into errors with a code. */
+import { existsSync } from "node:fs";
 import { statfs } from "node:fs/promises";
 import {
   codeOf,
@@ -41,6 +42,8 @@ export type PgbackrestOptions = {
 export type CommandOptions = Pick<RunOptions, "timeoutMs" | "signal" | "onOutput">;
 
 const shortTimeoutMs = 60_000;
+/** pgBackRest's own for a path that isn't there. */
+const missingExitCode = 73;
 /** Several gigabytes take minutes, some terabytes a day. */
 const longTimeoutMs = 48 * 3_600_000;
 
@@ -72,29 +75,43 @@ export class Pgbackrest {
     }
     if (result.code === 0) return result;
     throw new BackupError(
-      explainFailure(result.code, `${result.stderr}\n${result.stdout}`, await this.#freeBytes()),
+      explainFailure(result.code, `${result.stderr}\n${result.stdout}`, await this.freeBytes()),
       what,
     );
   }
 
-  async #freeBytes(): Promise<number | null> {
+  #localDirectory(): string | null {
     const { config, host } = this.#options;
-    if (config.repository.type !== "posix" || remoteRepository(config, host) !== null) return null;
+    const local = config.repository.type === "posix" && remoteRepository(config, host) === null;
+    return local ? repositoryPath(config) : null;
+  }
+
+  /** Of the disk of a repository that is within reach; null: unknown. */
+  async freeBytes(): Promise<number | null> {
+    const directory = this.#localDirectory();
+    if (directory === null) return null;
     try {
-      const { bavail, bsize } = await statfs(repositoryPath(config));
+      const { bavail, bsize } = await statfs(directory);
       return bavail * bsize;
     } catch {
       return null;
     }
   }
 
+  /** Throws BackupError, also when the repository's directory isn't there: pgBackRest would call it empty. */
   async info(): Promise<RepositoryInfo> {
-    const { stdout } = await this.command("reading the repository", ["info", "--output=json"], {
+    const what = "reading the repository";
+    const directory = this.#localDirectory();
+    if (directory !== null && !existsSync(directory))
+      throw new BackupError(
+        explainFailure(missingExitCode, `unable to open path '${directory}': it is missing`),
+        what,
+      );
+    const { stdout } = await this.command(what, ["info", "--output=json"], {
       timeoutMs: shortTimeoutMs,
     });
     const info = parseInfo(stdout, this.#options.stanza);
-    if (info.kind === "unusable")
-      throw new BackupError(explainFailure(99, info.message), "reading the repository");
+    if (info.kind === "unusable") throw new BackupError(explainFailure(99, info.message), what);
     return info;
   }
 

@@ -81,22 +81,28 @@ export function parsePercent(chunk: string): number | null {
   return last?.[1] === undefined ? null : Number(last[1]);
 }
 
-export async function restoreData(options: RestoreDataOptions): Promise<void> {
+/** The backup's files alone, by pgBackRest. */
+export async function restoreFiles(
+  options: Pick<
+    RestoreDataOptions,
+    "pgbackrest" | "data" | "tablespaces" | "owner" | "source" | "signal" | "onProgress"
+  >,
+): Promise<void> {
   const { pgbackrest, data, tablespaces, owner, source, signal, onProgress } = options;
-  const { plan, listing } = source;
+  const { backup } = source.plan;
   for (const directory of [data, tablespaces]) {
     await rm(directory, { recursive: true, force: true });
     await mkdir(directory, { mode: 0o700 });
     await chmod(directory, 0o700);
     if (owner !== undefined) await chown(directory, owner.uid, owner.gid);
   }
-  const totalBytes = plan.backup.databaseBytes;
+  const totalBytes = backup.databaseBytes;
   onProgress({ kind: "files", doneBytes: 0, totalBytes });
   await pgbackrest.command(
     "restoring the backup",
     [
       `--pg1-path=${data}`,
-      `--set=${plan.backup.label}`,
+      `--set=${backup.label}`,
       "--type=none",
       `--tablespace-map-all=${tablespaces}`,
       "--log-level-console=detail",
@@ -111,6 +117,12 @@ export async function restoreData(options: RestoreDataOptions): Promise<void> {
       },
     },
   );
+}
+
+export async function restoreData(options: RestoreDataOptions): Promise<void> {
+  const { data, owner, source, signal, onProgress } = options;
+  const { plan, listing } = source;
+  await restoreFiles(options);
   const replay = (target: ReplayTarget): Promise<void> =>
     replayArchive(
       {

@@ -1,0 +1,140 @@
+// Whose turn it is, on real processes: one node makes a backup, dies at it, and another one takes over. And what a dead
+// leader left out of the archive, its successor makes up for.
+import { chmodSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { isAlive, killTree, poll, sendSignal } from "@quorate/common";
+import { paths } from "@quorate/orchestrator/cluster/files.ts";
+import { type Test, test } from "tap";
+import {
+  always,
+  eventsOf,
+  prepareBackupCluster,
+  reportsOf,
+  restored,
+  start,
+  switchWal,
+  waitForBackups,
+} from "./lib/backup-cluster.ts";
+import type { TestCluster } from "./lib/cluster.ts";
+import { withClient } from "./lib/contents.ts";
+
+const takeoverSeconds = 5;
+
+/** pgBackRest that, while there is a file "hold", stands still half a second into a backup, its lock in its hands. */
+function holdable(dir: string, pgbackrest: string): string {
+  const script = path.join(dir, "pgbackrest");
+  const [hold, held] = [path.join(dir, "hold"), path.join(dir, "held")];
+  const text = [
+    "#!/bin/sh",
+    'case " $* " in',
+    `  *" backup "*) [ ! -e ${hold} ] || { echo $$ > ${held}; (sleep 0.5; kill -STOP $$) > /dev/null 2>&1 & } ;;`,
+    "esac",
+    `exec ${pgbackrest} "$@"`,
+    "",
+  ];
+  writeFileSync(script, text.join("\n"));
+  chmodSync(script, 0o755);
+  chmodSync(dir, 0o777); // Postgres's owner writes the file "held"
+  return script;
+}
+
+test("the node that makes a backup dies, another takes over; a dead leader's segments are archived", async (t) => {
+  const cluster = await prepareBackupCluster(t, {
+    backup: (usual, dir) => ({
+      ...usual,
+      pgbackrest: holdable(dir, usual.pgbackrest),
+      schedule: { incr: "* * * * *" },
+      takeoverSeconds,
+    }),
+  });
+  try {
+    await start(cluster);
+    await waitForBackups(cluster, "the first backup", ({ last }) => last !== null);
+    await takeover(t, cluster);
+    await leftOut(t, cluster);
+  } catch (error) {
+    t.comment(await cluster.story());
+    throw error;
+  }
+});
+
+const busyNodes = async (cluster: TestCluster): Promise<string[]> =>
+  [...(await reportsOf(cluster))].flatMap(([id, { running }]) => (running === null ? [] : [id]));
+
+async function takeover(t: Test, cluster: TestCluster): Promise<void> {
+  const [hold, held] = [path.join(cluster.dir, "hold"), path.join(cluster.dir, "held")];
+  writeFileSync(hold, "");
+  const busy = await poll(async () => (existsSync(held) ? (await busyNodes(cluster))[0] : undefined), {
+    what: "a backup that stands still",
+    timeoutMs: 150_000,
+  });
+  const pid = Number(readFileSync(held, "utf8"));
+  t.not(busy, await cluster.leader(), "it is made by a follower");
+  const alone = async () => (await busyNodes(cluster)).every((id) => id === busy);
+  t.ok(await always(alone, 3 * takeoverSeconds * 1000), "and by nobody else, however long it takes");
+  const before = (await waitForBackups(cluster, "a picture", (picture) => picture)).count;
+  rmSync(hold);
+  const sidecar = cluster.sidecarPid(busy);
+  sendSignal(sidecar, "SIGSTOP");
+  try {
+    killTree(pid);
+    cluster.killPostgres(busy);
+    const diedAtMs = Date.now();
+    const event = await poll(
+      async () =>
+        (await eventsOf(cluster, "backup")).find(
+          ({ by, ok, at }) => by !== busy && ok && Date.parse(at) > diedAtMs,
+        ),
+      { what: "a backup by another node", timeoutMs: 120_000, intervalMs: 1000 },
+    );
+    t.ok(event, `${event.by} took over ${(Date.parse(event.at) - diedAtMs) / 1000} s after ${busy} died`);
+    const { count } = await waitForBackups(cluster, "the backup", ({ count }) => count > before && { count });
+    t.ok(count > before, "it is in the repository");
+  } finally {
+    sendSignal(sidecar, "SIGCONT");
+  }
+  t.ok(isAlive(sidecar), "its sidecar lives on");
+  const failed = await poll(
+    async () => (await eventsOf(cluster, "backup")).find(({ by, ok }) => by === busy && !ok),
+    { what: "the failure to be told by the node that is back", timeoutMs: 60_000, intervalMs: 1000 },
+  );
+  t.equal(failed.kind, "backup", "its failure is told");
+  await cluster.waitUntilWhole(90_000);
+  await waitForBackups(cluster, "no alarm: another node made it", ({ alarms }) => alarms.length === 0);
+}
+
+/** A leader whose archiver does nothing for a while, and that dies then. */
+async function leftOut(t: Test, cluster: TestCluster): Promise<void> {
+  const leader = await cluster.leader();
+  await withClient(cluster.url(leader), (client) => client.query("create table left_out (n int)"));
+  const sidecar = cluster.sidecarPid(leader);
+  sendSignal(sidecar, "SIGSTOP"); // or it would see at once that the file is gone
+  try {
+    rmSync(path.join(paths.node(cluster.dir, leader), "backup/stanza.ready"));
+    for (let i = 1; i <= 3; i++) {
+      await withClient(cluster.url(leader), (client) =>
+        client.query("insert into left_out values ($1)", [i]),
+      );
+      await switchWal(cluster, leader);
+    }
+    const status = path.join(paths.node(cluster.dir, leader), "data/pg_wal/archive_status");
+    const last = await switchWal(cluster, leader);
+    t.ok(existsSync(path.join(status, `${last}.ready`)), "the dead leader's segments wait");
+    cluster.killPostgres(leader);
+    const next = await cluster.waitForLeader((id) => id !== leader, 60_000);
+    await poll(
+      async () => /segments that nobody archived are archived now/.test(cluster.log(next, "sidecar")),
+      {
+        what: "the new leader to find them",
+        timeoutMs: 60_000,
+      },
+    );
+    const all = await restored(t, cluster, ["latest"]);
+    const rows = await withClient(all.url(await all.leader()), async (client) =>
+      (await client.query<{ n: number }>("select n from left_out order by n")).rows.map(({ n }) => n),
+    );
+    t.same(rows, [1, 2, 3], "a restore has what only those segments hold");
+  } finally {
+    sendSignal(sidecar, "SIGCONT");
+  }
+}
