@@ -185,8 +185,9 @@ export class World {
       return null;
     }
     // From the leader, or from a backup that may be old and whose archive ends early.
-    const old = this.#backups.chance(0.3);
-    const count = old ? 1 + this.#backups.below(postgres.applied) : postgres.applied;
+    const { applied } = postgres;
+    const oldest = this.#backups.chance(0.5) ? applied : Math.min(applied, 8);
+    const count = this.#backups.chance(0.4) ? 1 + this.#backups.below(oldest) : applied;
     return { records: postgres.disk.records.slice(0, count), flushed: count, limit: count, undo: null };
   }
 
