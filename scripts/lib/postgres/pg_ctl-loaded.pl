@@ -95,7 +95,10 @@ for my $i (0 .. $#arguments)
 exec "$bin/pg_ctl", @arguments unless $action && defined $data && setting($data, 'shared_preload_libraries') =~ /\bquorate\b/;
 
 my @more;
-my $recovers = -e "$data/standby.signal" || -e "$data/recovery.signal";
+
+# A leader keeps the file; ours isn't empty. A test may make a standby of what was a primary.
+my $recovers = -e "$data/recovery.signal" ||
+  (-e "$data/standby.signal" && (-z _ || setting($data, 'primary_conninfo') ne '' || setting($data, 'restore_command') ne ''));
 if ($recovers)
 {
 	push @more, '-o', '-c quorate.restoring=on';
@@ -103,6 +106,7 @@ if ($recovers)
 else
 {
 	open(my $file, '>', "$data/standby.signal") or die "standby.signal: $!\n";
+	print $file "quorate\n";
 	close $file;
 	push @more, '-o', '-c quorate.restoring=off';
 	push @more, '-o', '-c wal_level=replica' if setting($data, 'wal_level') eq 'minimal';
