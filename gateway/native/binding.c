@@ -67,6 +67,11 @@ clean_up(void *arg)
 	for (int32_t id = 0; id < b->used; id++)
 		conn_drop(b, id, true);
 	close(b->epoll);
+	free(b->conns);
+	free(b->free_ids);
+	free(b->dying);
+	free(b->again);
+	free(b);
 }
 
 /* send(number of ranges): at once, for what is sent outside of a turn */

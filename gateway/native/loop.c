@@ -105,12 +105,6 @@ on_check(void *handle)
 	}
 }
 
-static void
-free_handle(void *handle)
-{
-	free(handle);
-}
-
 bool
 loop_start(Batch *b)
 {
@@ -149,13 +143,17 @@ loop_run(Batch *b, bool on)
 	}
 }
 
+/*
+ * The handles are freed by libc itself: when a thread ends, Node unloads this addon
+ * before libuv calls back.
+ */
 void
 loop_stop(Batch *b)
 {
 	loop_run(b, false);
 	if (b->check != NULL)
-		uv_close(b->check, free_handle);
+		uv_close(b->check, free);
 	if (b->idle != NULL)
-		uv_close(b->idle, free_handle);
+		uv_close(b->idle, free);
 	b->check = b->idle = NULL;
 }

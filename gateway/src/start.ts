@@ -1,34 +1,26 @@
-/** Starts a gateway in this process: one worker, or several threads that share the port. */
-import { readFileSync } from "node:fs";
+/** Starts a gateway in this process: one worker on this thread, or several threads that share the port. */
 import * as http from "node:http";
 import type { Logger } from "@quorate/common";
 import { useClientAccess } from "@quorate/proto";
 import { metricsText } from "./admin/metrics.ts";
 import type { Config } from "./config.ts";
+import { makeWorker } from "./make-worker.ts";
 import { fixedServer, type LeaderSource } from "./route/leader-source.ts";
 import { SidecarWatch } from "./route/sidecar-watch.ts";
-import type { Tls } from "./session/login.ts";
-import { Plans } from "./text/plans.ts";
-import { buildNative } from "./transport/native-build.ts";
-import { NativeTransport } from "./transport/native-transport.ts";
-import { endPointHash, NetTransport } from "./transport/net-transport.ts";
-import { serverContext } from "./transport/secure-context.ts";
-import type { Transport } from "./transport/transport.ts";
-import { Worker } from "./worker.ts";
+import type { Worker } from "./worker.ts";
+import { Counters } from "./workers/counters.ts";
+import { Crew } from "./workers/crew.ts";
 
 export type StartOptions = {
   readonly config: Config;
   readonly log: Logger;
   readonly leaders?: LeaderSource;
-  readonly workerId?: number;
   /** Reads the configuration again (RELOAD, SIGHUP). */
   readonly readConfig?: () => Config;
   readonly shutdown?: () => void;
-  readonly forwardCancel?: (key: Uint8Array) => void;
 };
 
 export type RunningGateway = {
-  readonly worker: Worker;
   readonly port: number;
   readonly metricsPort: number | undefined;
   reload(): void;
@@ -36,64 +28,111 @@ export type RunningGateway = {
   close(): Promise<void>;
 };
 
+/** What the two forms have in common is around them: leaders, metrics, reading the configuration again. */
+type Body = {
+  readonly port: number;
+  metrics(): string | Promise<string>;
+  reconfigure(config: Config): void;
+  drain(): Promise<void>;
+  close(): void | Promise<void>;
+};
+
 export async function startGateway(options: StartOptions): Promise<RunningGateway> {
+  const several = options.config.workers > 1;
+  return around(options, several ? (parts) => crew(parts) : async (parts) => (await single(parts)).body);
+}
+
+/** One worker on this thread, whatever the configuration says; its state can be looked at. */
+export async function startSingle(options: StartOptions): Promise<RunningGateway & { worker: Worker }> {
+  let worker: Worker | undefined;
+  const running = await around(options, async (parts) => {
+    const made = await single(parts);
+    worker = made.worker;
+    return made.body;
+  });
+  return { ...running, worker: worker as Worker };
+}
+
+type BodyParts = {
+  readonly config: Config;
+  readonly leaders: LeaderSource;
+  readonly log: Logger;
+  readonly reload: () => void;
+  readonly shutdown: () => void;
+};
+
+async function single(parts: BodyParts): Promise<{ worker: Worker; body: Body }> {
+  const { config } = parts;
+  const { worker, reconfigure } = await makeWorker({
+    ...parts,
+    workerId: 0,
+    counters: new Counters(Counters.bufferFor(1), 0),
+    forwardCancel() {},
+    makeRoom() {},
+    everywhere: undefined,
+  });
+  const port = await worker.listen(config.listen.host, config.listen.port);
+  const body: Body = {
+    port,
+    metrics: () => metricsText(worker),
+    reconfigure,
+    drain: () => worker.drain(),
+    close: () => worker.close(),
+  };
+  return { worker, body };
+}
+
+async function crew(parts: BodyParts): Promise<Body> {
+  const made = new Crew(parts);
+  try {
+    await made.start();
+  } catch (error) {
+    await made.close();
+    throw error;
+  }
+  return made;
+}
+
+async function around(
+  options: StartOptions,
+  start: (parts: BodyParts) => Promise<Body>,
+): Promise<RunningGateway> {
   const { config, log } = options;
-  const transport = chooseTransport(config, log);
   const leaders = options.leaders ?? leadersOf(config);
-  let tls = readTls(config);
+  let draining = false;
   const reload = (): void => {
     if (options.readConfig === undefined) return;
     try {
       const fresh = options.readConfig();
-      tls = readTls(fresh);
-      worker.reconfigure(fresh);
+      body.reconfigure(fresh);
       leaders.follow?.(fresh.sidecars);
       log.info("configuration read again");
     } catch (error) {
       log.warn({ error }, "the new configuration can't be used; the old one stays");
     }
   };
-  const worker: Worker = new Worker({
-    config,
-    workerId: options.workerId ?? 0,
-    transport,
-    plans: await Plans.load(),
-    leaders,
-    log,
-    tls: () => tls,
-    ownPassword: readPassword(config),
-    forwardCancel: options.forwardCancel ?? (() => {}),
-    reload,
-    shutdown: options.shutdown ?? (() => {}),
-  });
-  const port = await worker.listen(config.listen.host, config.listen.port);
-  const metrics = await serveMetrics(config, worker);
+  const shutdown = options.shutdown ?? (() => {});
+  const body: Body = await start({ config, leaders, log, reload, shutdown });
+  const healthy = () => leaders.view.leader !== undefined && !draining;
+  const metrics = await serveMetrics(config, body, healthy);
+  const end = () => {
+    metrics?.server.close();
+    leaders.close();
+  };
   return {
-    worker,
-    port,
+    port: body.port,
     metricsPort: metrics?.port,
     reload,
     async drain() {
-      await worker.drain();
-      metrics?.server.close();
-      leaders.close();
+      draining = true;
+      await body.drain();
+      end();
     },
     async close() {
-      worker.close();
-      metrics?.server.close();
-      leaders.close();
+      await body.close();
+      end();
     },
   };
-}
-
-function chooseTransport(config: Config, log: Logger): Transport {
-  const onBug = (error: unknown) => log.error({ error }, "a bug in a session: its connection was closed");
-  if (config.transport === "net") return new NetTransport(onBug);
-  const build = buildNative();
-  if ("file" in build) return NativeTransport.get(build.file, onBug);
-  if (config.transport === "native") throw new Error(`the native transport can't be built: ${build.reason}`);
-  log.info({ reason: build.reason }, "no native transport: Node's own sockets are used");
-  return new NetTransport(onBug);
 }
 
 function leadersOf(config: Config): LeaderSource {
@@ -102,31 +141,18 @@ function leadersOf(config: Config): LeaderSource {
   return new SidecarWatch(config.sidecars, `gateway-${process.pid}`);
 }
 
-function readPassword(config: Config): string | undefined {
-  const file = config.authentication.passwordFile;
-  return file === undefined ? undefined : readFileSync(file, "utf8").trim();
-}
-
-function readTls(config: Config): Tls | undefined {
-  if (config.tls === undefined) return undefined;
-  const cert = readFileSync(config.tls.certFile);
-  const key = readFileSync(config.tls.keyFile);
-  return {
-    context: serverContext(cert, key),
-    endPointHash: endPointHash(cert),
-  };
-}
-
 async function serveMetrics(
   config: Config,
-  worker: Worker,
+  body: Body,
+  healthy: () => boolean,
 ): Promise<{ server: http.Server; port: number } | undefined> {
   if (config.metrics === undefined) return undefined;
   const server = http.createServer((request, response) => {
     if (request.url === "/metrics") {
-      response.setHeader("content-type", "text/plain; version=0.0.4").end(metricsText(worker));
+      response.setHeader("content-type", "text/plain; version=0.0.4");
+      Promise.resolve(body.metrics()).then((text) => response.end(text));
     } else if (request.url === "/health") {
-      const ok = worker.options.leaders.view.leader !== undefined && !worker.draining;
+      const ok = healthy();
       response.writeHead(ok ? 200 : 503).end(ok ? "ok\n" : "no leader\n");
     } else response.writeHead(404).end();
   });

@@ -4,7 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { Logger } from "@quorate/common";
-import { AdminSession } from "./admin/console.ts";
+import { AdminSession, type Table } from "./admin/console.ts";
 import { Histogram } from "./admin/histogram.ts";
 import type { Config } from "./config.ts";
 import { type Endpoint, Pool, type PoolHost } from "./pool/pool.ts";
@@ -23,6 +23,7 @@ import type { Link, LinkOwner, Listener, ServerSideLink, Transport } from "./tra
 import { backendKeyData, cancelRequest, parameterStatus, readyForQuery } from "./wire/build.ts";
 import { int32, txIdle } from "./wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "./wire/errors.ts";
+import type { Counters } from "./workers/counters.ts";
 
 export type WorkerOptions = {
   readonly config: Config;
@@ -34,8 +35,15 @@ export type WorkerOptions = {
   readonly tls: () => Tls | undefined;
   /** Password of the gateway's own account, if the server asks for one. */
   readonly ownPassword: string | undefined;
+  readonly counters: Counters;
   /** A cancel request for a client of another worker. */
   readonly forwardCancel: (key: Uint8Array) => void;
+  /** The limit of server connections is reached, and none of this worker's own is idle. */
+  readonly makeRoom: () => void;
+  /** Carries out a console's command in all workers; undefined where there is only one. */
+  readonly everywhere:
+    | ((words: readonly string[]) => Promise<Table | { readonly error: string }>)
+    | undefined;
   /** RELOAD and SHUTDOWN on the console. */
   readonly reload: () => void;
   readonly shutdown: () => void;
@@ -43,6 +51,9 @@ export type WorkerOptions = {
 
 /** Client ids are in the low bits of the process id that clients see, the worker's above. */
 const clientBits = 20;
+
+/** Which worker a cancel request is for. */
+export const workerOfKey = (key: Uint8Array): number => (int32(key, 0) >> clientBits) - 1;
 
 export class Worker implements LoginHost, ClientHost, PoolHost {
   config: Config;
@@ -64,7 +75,8 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   readonly #logins = new Set<Login>();
   readonly #listeners: Listener[] = [];
   #nextClient = 1;
-  #nextServer = 1;
+  #nextServer: number;
+  #roomAskedAtMs = Number.NEGATIVE_INFINITY;
   #sweeper: NodeJS.Timeout | undefined;
   readonly #unsubscribe: () => void;
 
@@ -74,6 +86,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     this.plans = options.plans;
     this.log_ = options.log;
     this.startedAtMs = this.nowMs();
+    this.#nextServer = (options.workerId << clientBits) + 1;
     this.directory = new Directory(
       () => this.#ownPool(),
       () => this.nowMs(),
@@ -126,7 +139,8 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
 
   admit(request: { user: string; database: string }): WireError | undefined {
     if (this.draining) return wireError("FATAL", "57P03", "the gateway is shutting down");
-    if (this.clients.size >= this.config.limits.clients && request.database !== this.config.admin.database) {
+    const clients = this.options.counters.total("clients");
+    if (clients >= this.config.limits.clients && request.database !== this.config.admin.database) {
       return wireError("FATAL", "53300", `the gateway already has ${this.config.limits.clients} clients`, {
         hint: "Raise limits.clients, or connect to another gateway.",
       });
@@ -152,6 +166,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     const client = new Client(this, link, pool, id, settingsOf(request.settings));
     client.connectedAtMs = this.nowMs();
     this.clients.set(id, client);
+    this.options.counters.set("clients", this.clients.size);
     pool.clients++;
     client.blocked = true;
     client.greet((error, raw) => {
@@ -206,7 +221,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
 
   cancel(key: Uint8Array): void {
     const processId = int32(key, 0);
-    if (processId >> clientBits !== this.options.workerId + 1) {
+    if (workerOfKey(key) !== this.options.workerId) {
       this.options.forwardCancel(key);
       return;
     }
@@ -250,6 +265,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
 
   clientGone(client: Client): void {
     if (!this.clients.delete(client.id)) return;
+    this.options.counters.set("clients", this.clients.size);
     this.#secrets.delete(client.id);
     client.pool.clients--;
   }
@@ -298,13 +314,31 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   }
 
   mayConnect(wanting: Pool): boolean {
-    let total = this.tunnels.size;
-    for (const pool of this.pools.values()) total += pool.servers.size;
-    if (total < this.config.pool.total) return true;
+    const { counters } = this.options;
+    if (counters.reserve("servers", this.#serverCount(), this.config.pool.total)) return true;
     for (const pool of this.pools.values()) {
       if (pool !== wanting && pool.waitingCount === 0 && pool.giveUpIdle()) return true;
     }
+    const now = this.nowMs();
+    if (now - this.#roomAskedAtMs > 100) {
+      this.#roomAskedAtMs = now;
+      this.options.makeRoom();
+    }
     return false;
+  }
+
+  /** Another worker wants a connection to a server, and the limit is reached. */
+  makeRoom(): void {
+    for (const pool of this.pools.values()) {
+      if (pool.waitingCount === 0 && pool.giveUpIdle()) break;
+    }
+    this.options.counters.set("servers", this.#serverCount());
+  }
+
+  #serverCount(): number {
+    let count = this.tunnels.size;
+    for (const pool of this.pools.values()) count += pool.servers.size;
+    return count;
   }
 
   nextServerId(): number {
@@ -325,6 +359,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     const now = this.nowMs();
     const { limits } = this.config;
     for (const pool of this.pools.values()) pool.sweep();
+    this.options.counters.set("servers", this.#serverCount());
     for (const login of this.#logins) {
       if (!login.over && now - login.startedAtMs > limits.loginTimeoutMs) login.timeOut();
       if (login.over) this.#logins.delete(login);

@@ -14,20 +14,25 @@ import {
 import { fe, int32, txIdle } from "../wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "../wire/errors.ts";
 import type { Worker } from "../worker.ts";
+import { latencyRows } from "../workers/merge.ts";
 
-type Cell = string | number | null;
-type Table = {
+export type Cell = string | number | null;
+export type Table = {
   readonly columns: readonly string[];
   readonly rows: readonly (readonly Cell[])[];
   readonly tag: string;
 };
 
 const longestCommand = 10_000;
+/** Commands that one worker passes on to the main thread, which tells all. */
+const ownMatters = new Set(["RELOAD", "SHUTDOWN"]);
 
 export class AdminSession implements LinkOwner {
   readonly #worker: Worker;
   readonly #link: Link;
   #buffer: Buffer = Buffer.alloc(0);
+  /** Waits for the other workers' answers. */
+  #busy = false;
 
   constructor(worker: Worker, link: Link, request: StartupRequest) {
     this.#worker = worker;
@@ -61,7 +66,11 @@ export class AdminSession implements LinkOwner {
 
   data(bytes: Buffer, start: number, end: number): void {
     this.#buffer = Buffer.concat([this.#buffer, bytes.subarray(start, end)]);
-    while (this.#buffer.length >= 5) {
+    this.#advance();
+  }
+
+  #advance(): void {
+    while (this.#buffer.length >= 5 && !this.#busy) {
       const length = int32(this.#buffer, 1);
       if (length < 4 || length > longestCommand) {
         this.#fatal(wireError("FATAL", "08P01", "invalid message length"));
@@ -72,34 +81,56 @@ export class AdminSession implements LinkOwner {
       const text = this.#buffer.toString("utf8", 5, length);
       this.#buffer = this.#buffer.subarray(length + 1);
       if (type === fe.terminate) this.#link.close();
-      else if (type === fe.query) this.#command(text);
+      else if (type === fe.query) this.#commands(text.split(";"));
       else if (type === fe.sync) this.#send(readyForQuery(txIdle));
       else if (type === fe.parse)
         this.#send(errorBytes(wireError("ERROR", "0A000", "the console knows simple queries only")));
     }
   }
 
-  #command(text: string): void {
-    for (const each of text.split(";")) {
+  #commands(texts: readonly string[]): void {
+    const { everywhere, transport } = this.#worker.options;
+    for (const [at, each] of texts.entries()) {
       const words = each.trim().split(/\s+/);
       if (words[0] === "") continue;
-      try {
-        const table = runCommand(this.#worker, words);
-        if (table.columns.length > 0) {
-          this.#send(rowDescription(table.columns));
-          for (const row of table.rows) this.#send(dataRow(row));
-        }
-        this.#send(commandComplete(table.tag));
-      } catch (error) {
-        this.#send(
-          errorBytes(
-            wireError("ERROR", "42601", (error as Error).message, { hint: "SHOW HELP lists the commands." }),
-          ),
+      if (everywhere !== undefined && !ownMatters.has(words[0]?.toUpperCase() ?? "")) {
+        this.#busy = true;
+        everywhere(words).then((result) =>
+          transport.turn(() => {
+            this.#busy = false;
+            if (this.#answer(result)) this.#commands(texts.slice(at + 1));
+            else this.#send(readyForQuery(txIdle));
+            this.#advance();
+          }),
         );
-        break;
+        return;
       }
+      if (!this.#answer(this.#run(words))) break;
     }
     this.#send(readyForQuery(txIdle));
+  }
+
+  #run(words: readonly string[]): Table | { readonly error: string } {
+    try {
+      return runCommand(this.#worker, words);
+    } catch (error) {
+      return { error: (error as Error).message };
+    }
+  }
+
+  /** False after an error: what follows in the same query is not done. */
+  #answer(result: Table | { readonly error: string }): boolean {
+    if ("error" in result) {
+      const hint = "SHOW HELP lists the commands.";
+      this.#send(errorBytes(wireError("ERROR", "42601", result.error, { hint })));
+      return false;
+    }
+    if (result.columns.length > 0) {
+      this.#send(rowDescription(result.columns));
+      for (const row of result.rows) this.#send(dataRow(row));
+    }
+    this.#send(commandComplete(result.tag));
+    return true;
   }
 
   drained(): void {}
@@ -296,7 +327,6 @@ function showServers(worker: Worker): Table {
 
 function showStats(worker: Worker): Table {
   const { latency, plans } = worker;
-  const ms = (share: number) => latency.percentileMs(share).toFixed(3);
   return show(
     ["name", "value"],
     [
@@ -304,10 +334,7 @@ function showStats(worker: Worker): Table {
       ["clients", worker.clients.size],
       ["logins_failed", worker.loginsFailed],
       ["requests", latency.count],
-      ["latency_ms_mean", latency.count === 0 ? 0 : (latency.sumMs / latency.count).toFixed(3)],
-      ["latency_ms_p50", ms(0.5)],
-      ["latency_ms_p95", ms(0.95)],
-      ["latency_ms_p99", ms(0.99)],
+      ...latencyRows(latency),
       ["shared_statements", worker.statements.size],
       ["texts_told_by_the_lexer", plans.quick],
       ["texts_from_the_cache", plans.hits],

@@ -3,9 +3,11 @@ import { createLogger } from "@quorate/common";
 import pg from "pg";
 import { parseConfig } from "../../src/config.ts";
 import type { LeaderSource } from "../../src/route/leader-source.ts";
-import { type RunningGateway, startGateway } from "../../src/start.ts";
+import { type RunningGateway, startSingle } from "../../src/start.ts";
+import type { Worker } from "../../src/worker.ts";
 
 export type TestGateway = RunningGateway & {
+  readonly worker: Worker;
   /** A connected client of the `pg` package. */
   client(options?: pg.ClientConfig): Promise<pg.Client>;
 };
@@ -23,7 +25,7 @@ export async function startTestGateway(
     log: { level: "warn" },
     ...overrides,
   });
-  const gateway = await startGateway({
+  const gateway = await startSingle({
     config,
     log: createLogger({ name: "gateway", level: "warn" }),
     ...(leaders === undefined ? {} : { leaders }),

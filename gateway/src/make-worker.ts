@@ -1,0 +1,79 @@
+/** A worker with its transport, its certificates and its plans, on the thread that calls. */
+import { readFileSync } from "node:fs";
+import type { Logger } from "@quorate/common";
+import type { Table } from "./admin/console.ts";
+import type { Config } from "./config.ts";
+import type { LeaderSource } from "./route/leader-source.ts";
+import type { Tls } from "./session/login.ts";
+import { Plans } from "./text/plans.ts";
+import { buildNative } from "./transport/native-build.ts";
+import { NativeTransport } from "./transport/native-transport.ts";
+import { endPointHash, NetTransport } from "./transport/net-transport.ts";
+import { serverContext } from "./transport/secure-context.ts";
+import type { Transport } from "./transport/transport.ts";
+import { Worker } from "./worker.ts";
+import type { Counters } from "./workers/counters.ts";
+
+export type WorkerParts = {
+  readonly config: Config;
+  readonly workerId: number;
+  readonly leaders: LeaderSource;
+  readonly log: Logger;
+  readonly counters: Counters;
+  /** A cancel request for a client of another worker. */
+  readonly forwardCancel: (key: Uint8Array) => void;
+  /** The limit of server connections is reached, and none of this worker's own is idle. */
+  readonly makeRoom: () => void;
+  readonly reload: () => void;
+  readonly shutdown: () => void;
+  /** Carries out a console's command in all workers; undefined where there is only one. */
+  readonly everywhere:
+    | ((words: readonly string[]) => Promise<Table | { readonly error: string }>)
+    | undefined;
+};
+
+export type MadeWorker = {
+  readonly worker: Worker;
+  /** Throws, and changes nothing, when its files can't be read. */
+  reconfigure(config: Config): void;
+};
+
+export async function makeWorker(parts: WorkerParts): Promise<MadeWorker> {
+  let tls = readTls(parts.config);
+  const worker = new Worker({
+    ...parts,
+    transport: chooseTransport(parts.config, parts.log),
+    plans: await Plans.load(),
+    tls: () => tls,
+    ownPassword: readPassword(parts.config),
+  });
+  return {
+    worker,
+    reconfigure(config) {
+      tls = readTls(config);
+      worker.reconfigure(config);
+    },
+  };
+}
+
+function chooseTransport(config: Config, log: Logger): Transport {
+  const onBug = (error: unknown) => log.error({ error }, "a bug in a session: its connection was closed");
+  if (config.transport === "net") return new NetTransport(onBug);
+  const build = buildNative();
+  if ("file" in build) return NativeTransport.get(build.file, onBug);
+  if (config.transport === "native") throw new Error(`the native transport can't be built: ${build.reason}`);
+  log.info({ reason: build.reason }, "no native transport: Node's own sockets are used");
+  return new NetTransport(onBug);
+}
+
+function readPassword(config: Config): string | undefined {
+  const file = config.authentication.passwordFile;
+  return file === undefined ? undefined : readFileSync(file, "utf8").trim();
+}
+
+function readTls(config: Config): Tls | undefined {
+  if (config.tls === undefined) return undefined;
+  const cert = readFileSync(config.tls.certFile);
+  const key = readFileSync(config.tls.keyFile);
+  return { context: serverContext(cert, key), endPointHash: endPointHash(cert) };
+}
