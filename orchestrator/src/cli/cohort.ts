@@ -1,6 +1,6 @@
 // quorate node add|remove|replace, quorate policy set: a goal for the cohort, and the core's next step until it is
 // reached. Ctrl-C at any moment is safe: the same verb again goes on, and the orchestrators finish what is half done.
-import { createLogger, messageOf } from "@quorate/common";
+import { createLogger, messageOf, poll } from "@quorate/common";
 import {
   type CohortGoal,
   type CohortNode,
@@ -12,7 +12,7 @@ import {
   type Observation,
 } from "@quorate/consensus";
 import { leaderAmong } from "../cluster/bring-up-step.ts";
-import { type ClusterNode, findNode, type OpenCluster, openCluster } from "../cluster/files.ts";
+import { type ClusterNode, findNode, type OpenCluster, openCluster, paths } from "../cluster/files.ts";
 import {
   addNodeFiles,
   type NewNode,
@@ -22,6 +22,7 @@ import {
   setPolicy,
   tellSupervisor,
 } from "../cluster/membership.ts";
+import { livePid } from "../cluster/processes.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 import { parsePolicy } from "../policy-text.ts";
 import { CohortSession } from "../shell/cohort-session.ts";
@@ -197,6 +198,18 @@ export async function addNode(dir: string, wish: NewNode, options: ChangeOptions
   await withSession(openCluster(dir), (session) => reach(session, goal));
 }
 
+/** True when the goal is reached; with `dryRun` only the steps are shown. */
+async function reached(cluster: OpenCluster, goal: CohortGoal, options: ChangeOptions): Promise<boolean> {
+  const { dryRun = false, json = false } = options;
+  await withSession(cluster, async (session) => {
+    const plan = dryRunCohortChange(goal, session.observation());
+    if (dryRun) return printDryRun(plan, json);
+    if (plan.end.kind === "refused") throw orchestratorErrors.error("refused", plan.end.reason);
+    await reach(session, goal);
+  });
+  return !dryRun;
+}
+
 export async function removeNode(
   dir: string,
   id: string,
@@ -205,13 +218,7 @@ export async function removeNode(
   const cluster = openCluster(dir);
   findNode(cluster, id);
   const goal = goalOf(wishFor(cluster, { leaving: id }));
-  await withSession(cluster, async (session) => {
-    const plan = dryRunCohortChange(goal, session.observation());
-    if (options.dryRun === true) return printDryRun(plan, options.json === true);
-    if (plan.end.kind === "refused") throw orchestratorErrors.error("refused", plan.end.reason);
-    await reach(session, goal);
-  });
-  if (options.dryRun === true) return;
+  if (!(await reached(cluster, goal, options))) return;
   removeNodeFiles(cluster, id);
   tellSupervisor(dir);
   if (options.purge === true) {
@@ -223,9 +230,6 @@ export async function removeNode(
 
 /** Its sidecar is gone. */
 async function stopped(cluster: OpenCluster, id: string): Promise<void> {
-  const { livePid } = await import("../cluster/processes.ts");
-  const { paths } = await import("../cluster/files.ts");
-  const { poll } = await import("@quorate/common");
   await poll(
     () => livePid(paths.sidecarPid(cluster.dir, id), paths.sidecarConfig(cluster.dir, id)) === undefined,
     {
@@ -251,13 +255,7 @@ export async function replaceNode(dir: string, id: string, options: ChangeOption
 export async function changePolicy(dir: string, policy: string, options: ChangeOptions): Promise<void> {
   const cluster = openCluster(dir);
   const goal = goalOf(wishFor(cluster, { policy }));
-  await withSession(cluster, async (session) => {
-    const plan = dryRunCohortChange(goal, session.observation());
-    if (options.dryRun === true) return printDryRun(plan, options.json === true);
-    if (plan.end.kind === "refused") throw orchestratorErrors.error("refused", plan.end.reason);
-    await reach(session, goal);
-  });
-  if (options.dryRun === true) return;
+  if (!(await reached(cluster, goal, options))) return;
   setPolicy(cluster, policy);
   tellSupervisor(dir);
 }
