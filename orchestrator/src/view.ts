@@ -5,6 +5,7 @@ import {
   type BackupPicture,
   backupPicture,
   formatBackupPicture,
+  formatBytes,
   readReport,
 } from "@quorate/sidecar/backup/backup-report.ts";
 
@@ -44,6 +45,8 @@ export interface NodePicture {
   /** False: the ruleset names another life of this node, so that nothing from here counts. */
   readonly counts: boolean;
   readonly operatorStopped: boolean;
+  /** While its data is made: from "backup", then "archive", or from another node. */
+  readonly clone: { readonly from: string; readonly doneBytes: number; readonly totalBytes: number } | null;
   readonly lastExit: string | null;
   readonly problem: string | null;
 }
@@ -153,6 +156,7 @@ function pictureOfNode(
     incarnation: status?.incarnation ?? null,
     counts: status === undefined || named === undefined || status.incarnation === named,
     operatorStopped: status?.operatorStopped ?? false,
+    clone: status?.clone ?? null,
     lastExit: status?.lastExit ?? null,
     problem: status === undefined ? (sighting.problem ?? "its sidecar doesn't answer") : null,
   };
@@ -220,6 +224,11 @@ const columns: readonly (readonly [string, (node: NodePicture) => string])[] = [
 function noteOf(node: NodePicture): string {
   if (node.problem !== null) return node.problem;
   if (node.operatorStopped) return "stopped by an operator";
+  if (node.clone !== null) {
+    const { from, doneBytes, totalBytes } = node.clone;
+    const percent = totalBytes === 0 ? 0 : Math.min(100, Math.floor((100 * doneBytes) / totalBytes));
+    return `copies from ${from}: ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)} (${percent} %)`;
+  }
   if (!node.counts) return "lost its data: counts again when a ruleset names its new life";
   if (node.postgres === "crashed" || node.postgres === "failed") return node.lastExit ?? "";
   if (node.role === "follower" || node.role === "observer")

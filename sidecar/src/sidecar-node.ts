@@ -440,18 +440,23 @@ export class SidecarNode {
   /** From the backup and the archive, without any load on the leader; if there is none, from the other node. */
   async #copyData(from: NodeId, peer: Peer): Promise<void> {
     const { backup } = this.#options;
-    const show = (source: NodeId) => (progress: { doneBytes: number; totalBytes: number }) => {
+    const show = (source: NodeId, progress: { doneBytes: number; totalBytes: number }): void => {
       this.#clone = { from: source, ...progress };
       this.watchers.publish();
     };
     const { signal } = this.#shutdown;
     if (backup !== undefined) {
       const restored = await this.data.fill(async (directory) =>
-        backup.restoreNode(directory, await backup.clusterIdentifier(peer), show(nodeId("backup")), signal),
+        backup.restoreNode(
+          directory,
+          await backup.clusterIdentifier(peer),
+          (source, progress) => show(nodeId(source), progress),
+          signal,
+        ),
       );
       if (restored) return;
     }
-    await this.data.clone(peer, show(from), signal);
+    await this.data.clone(peer, (progress) => show(from, progress), signal);
   }
 
   /** The first data directory of a cluster is there, Postgres doesn't run yet. */

@@ -35,7 +35,7 @@ export interface UpRequest extends UpOptions {
 }
 
 const clusterName = "main";
-const supervisorStartTimeoutMs = 10_000;
+const supervisorStartTimeoutMs = 60_000;
 const stopTimeoutMs = 120_000;
 const gatewayStartTimeoutMs = 20_000;
 

@@ -2,7 +2,18 @@
  * Backups in the audit trail (`quorate events`): what was made, tested and verified, what failed, which alarm began
  * and ended. Kept by this node, and by every other one in reach, so that it is there when this node is lost.
  */
+import type { Logger } from "@quorate/common";
+import type { NodeStatus } from "@quorate/proto";
 import type { AlarmChange } from "./alarms.ts";
+import type { Peers } from "./peers.ts";
+
+/** What backups need of the node that they belong to. */
+export type BackupHost = {
+  readonly status: () => NodeStatus;
+  readonly changed: () => void;
+  /** Keeps a line of the audit trail. */
+  readonly record: (event: string) => Promise<void>;
+};
 
 export type BackupEvent = {
   readonly row: "backup" | "restore_test" | "verify" | "new_node" | "backup_alarm" | "backup_alarm_over";
@@ -45,4 +56,28 @@ export function alarmEvent({ kind, alarm }: AlarmChange, nowMs: number): BackupE
     durationMs,
     code,
   };
+}
+
+export class BackupTrail {
+  readonly #peers: Pick<Peers, "tell">;
+  readonly #logger: Logger;
+  readonly #startedAtMs = Date.now();
+  #count = 0;
+
+  constructor(peers: Pick<Peers, "tell">, logger: Logger) {
+    this.#peers = peers;
+    this.#logger = logger;
+  }
+
+  /** Keeps it here and with everybody in reach. Never throws: a backup is no worse for it. */
+  async tell(host: BackupHost, event: BackupEvent): Promise<void> {
+    const status = host.status();
+    const id = `${status.node}-backup-${this.#startedAtMs.toString(36)}-${++this.#count}`;
+    const rounded = { ...event, durationMs: Math.round(event.durationMs) };
+    const line = eventLine(rounded, { id, node: status.node, term: status.term, atMs: Date.now() });
+    const kept = host
+      .record(line)
+      .catch((error: unknown) => this.#logger.warn({ err: error }, "backups: an event could not be kept"));
+    await Promise.allSettled([kept, this.#peers.tell(status, line)]);
+  }
 }

@@ -15,7 +15,7 @@ import { Alarms } from "./alarms.ts";
 import { ArchiveKeeper } from "./archive-keeper.ts";
 import { type BackupConfig, remoteRepository } from "./backup-config.ts";
 import { copyCertificates, prepareBackup, serveRepository } from "./backup-environment.ts";
-import { alarmEvent, type BackupEvent, eventLine } from "./backup-events.ts";
+import { alarmEvent, type BackupEvent, type BackupHost, BackupTrail } from "./backup-events.ts";
 import { type BackupReport, readReport, shownBackup } from "./backup-report.ts";
 import { type Due, dueBackup, isTaskDue, isTooOld, nextRunMs } from "./backup-schedule.ts";
 import { backupTurn, type Turn } from "./backup-turn.ts";
@@ -34,15 +34,9 @@ export type BackupServiceOptions = {
   readonly paths: NodePaths;
   readonly owner: PostgresOwner;
   readonly logger: Logger;
-  readonly peers?: Peers;
-};
-
-/** What the service needs of the node that it belongs to. */
-export type BackupHost = {
-  readonly status: () => NodeStatus;
-  readonly changed: () => void;
-  /** Keeps a line of the audit trail. */
-  readonly record: (event: string) => Promise<void>;
+  readonly peers?: Pick<Peers, "ask" | "tell" | "close">;
+  /** For tests of schedules. */
+  readonly clock?: () => number;
 };
 
 const tickMs = 2_000;
@@ -58,19 +52,20 @@ export class BackupService {
   readonly #stanza: string;
   readonly #paths: BackupPaths;
   readonly #pgbackrest: Pgbackrest;
-  readonly #peers: Peers;
+  readonly #peers: Pick<Peers, "ask" | "tell" | "close">;
+  readonly #clock: () => number;
+  readonly #trail: BackupTrail;
   readonly #alarms: Alarms;
   readonly #archive: ArchiveKeeper;
   readonly #server: TlsServer | null;
   readonly #shutdown = new AbortController();
-  readonly #startedAtMs = Date.now();
+  readonly #startedAtMs: number;
   #host: BackupHost | null = null;
   #timer: NodeJS.Timeout | undefined;
   #ticking: Promise<void> = Promise.resolve();
   #info: RepositoryInfo = { kind: "absent" };
   #infoAtMs: number | null = null;
   #seen: readonly NodeStatus[] = [];
-  #events = 0;
   #dueKey = "";
   #dueSeenAtMs = 0;
   #notBeforeMs = 0;
@@ -96,11 +91,14 @@ export class BackupService {
       owner,
     });
     this.#peers = options.peers ?? new Peers();
+    this.#clock = options.clock ?? Date.now;
+    this.#startedAtMs = this.#clock();
+    this.#trail = new BackupTrail(this.#peers, logger);
     this.#alarms = new Alarms((change) => {
       const { code, message, todo } = change.alarm;
       if (change.kind === "raised") logger.error({ code }, `backups: ALARM: ${message}; ${todo}`);
       else logger.info({ code }, "backups: the alarm is over");
-      this.#tell(alarmEvent(change, Date.now()));
+      this.#tell(alarmEvent(change, this.#clock()));
     });
     this.#archive = new ArchiveKeeper({
       config: config.backup,
@@ -273,7 +271,7 @@ export class BackupService {
     const leads = running && status.state === "leader";
     if (!leads) this.#archive.forget();
     if (!running) return;
-    const nowMs = Date.now();
+    const nowMs = this.#clock();
     try {
       if (leads) await this.#archive.look(status, nowMs);
       const fresh = this.#infoAtMs !== null && nowMs - this.#infoAtMs < infoIntervalMs;
@@ -297,7 +295,7 @@ export class BackupService {
     this.#seen = await this.#peers.ask(status);
     this.#infoAtMs = null;
     this.#info = await this.#pgbackrest.info();
-    this.#infoAtMs = Date.now();
+    this.#infoAtMs = this.#clock();
   }
 
   #renewCertificates(): void {
@@ -338,19 +336,8 @@ export class BackupService {
       if (this.#alarms.has(task) && this.#lastOf(task)?.ok === true) this.#alarms.clear(task);
   }
 
-  /** Keeps it here and with everybody in reach. */
   #tell(event: BackupEvent): void {
-    const host = this.#host;
-    if (host === null) return;
-    const { logger } = this.#options;
-    const status = host.status();
-    const id = `${status.node}-backup-${this.#startedAtMs.toString(36)}-${++this.#events}`;
-    const rounded = { ...event, durationMs: Math.round(event.durationMs) };
-    const line = eventLine(rounded, { id, node: status.node, term: status.term, atMs: Date.now() });
-    host
-      .record(line)
-      .catch((error: unknown) => logger.warn({ err: error }, "backups: an event could not be kept"));
-    void this.#peers.tell(status, line);
+    if (this.#host !== null) void this.#trail.tell(this.#host, event);
   }
 
   // ---- decisions
@@ -496,7 +483,7 @@ export class BackupService {
         const { ok, message } = outcome.run;
         if (outcome.retry) {
           logger.info({ what }, `backups: later: ${message}`);
-          this.#notBeforeMs = Date.now() + retryMs;
+          this.#notBeforeMs = this.#clock() + retryMs;
           return;
         }
         if (ok) logger.info({ what }, `backups: ${message}`);

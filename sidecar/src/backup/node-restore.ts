@@ -7,6 +7,7 @@ import type { BackupConfig } from "./backup-config.ts";
 import type { Pgbackrest } from "./pgbackrest.ts";
 import type { BackupPaths } from "./pgbackrest-conf.ts";
 import { lookForRestore, restoreData } from "./restore-data.ts";
+import { defaultSegmentBytes, lsnOf, segmentNumber } from "./wal-archive.ts";
 
 export type NodeRestoreOptions = {
   readonly config: SidecarConfig & { readonly backup: BackupConfig };
@@ -18,12 +19,20 @@ export type NodeRestoreOptions = {
   readonly logger: Logger;
 };
 
-export type CloneProgressHandler = (progress: { doneBytes: number; totalBytes: number }) => void;
+/** First the files of the backup, then the WAL in the archive. */
+export type CloneProgressHandler = (
+  from: "backup" | "archive",
+  progress: { doneBytes: number; totalBytes: number },
+) => void;
 
 export type NodeRestore =
   | { readonly kind: "restored"; readonly label: string; readonly segments: number }
   /** There is nothing to restore from, or it failed: the caller should copy from another node. */
   | { readonly kind: "impossible"; readonly reason: string };
+
+function startOf(segment: string): bigint {
+  return segmentNumber(segment, defaultSegmentBytes) * BigInt(defaultSegmentBytes);
+}
 
 /** Fills `directory`. Throws only when it is aborted. */
 export async function restoreNode(
@@ -54,7 +63,9 @@ export async function restoreNode(
       logFile: `${nodePaths.log}/restore.log`,
       signal,
       onProgress: (progress) => {
-        if (progress.kind === "files") onProgress(progress);
+        if (progress.kind === "files") return onProgress("backup", progress);
+        const doneBytes = Math.max(0, Number(lsnOf(progress.lsn) - startOf(source.plan.firstSegment)));
+        onProgress("archive", { doneBytes, totalBytes: segments * defaultSegmentBytes });
       },
     });
     return { kind: "restored", label: backup.label, segments };
