@@ -72,6 +72,10 @@ function addRunning(program: Command): void {
         "a Postgres setting of every node, repeatable (new cluster)",
       ).argParser(setting),
     )
+    .option(
+      "--backup <file>",
+      "backups as this section of JSON says: another repository, schedule … (new cluster)",
+    )
     .option("--no-backup", "without backups and WAL archive (new cluster)")
     .option("--no-gateway", "without a gateway (new cluster)")
     .option("--detach", "return when the cluster is up; it goes on in the background")

@@ -3,13 +3,14 @@ import { spawn } from "node:child_process";
 import { existsSync, openSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { isAlive, messageOf, poll } from "@quorate/common";
+import type { BackupConfigInput } from "@quorate/sidecar/backup/backup-config.ts";
+import { backupSection, hasOwnKey, isUsual } from "../cluster/backup-section.ts";
 import {
   appUrl,
   checkReachable,
   clusterExists,
   findNode,
   gatewayUrl,
-  localBackup,
   type OpenCluster,
   openCluster,
   openDirToPostgres,
@@ -29,8 +30,8 @@ import { watchUntilSignal } from "./status.ts";
 export interface UpRequest extends UpOptions {
   readonly dir: string;
   readonly detach: boolean;
-  /** False: without backups. */
-  readonly backup?: boolean;
+  /** False: without backups; a file: with this section instead of the usual one. */
+  readonly backup?: boolean | string;
   readonly settings?: Readonly<Record<string, string>>;
 }
 
@@ -62,6 +63,8 @@ async function checkRequest(request: UpRequest): Promise<void> {
       `${dir} is not empty and holds no cluster: choose an empty or new directory with --dir`,
     );
   }
+  const file = backupFile(request);
+  if (file !== undefined) backupSection(file, "/");
   const planned = planCluster({ ...request, cluster: clusterName, binDir: "/" });
   rulesetFor(request.policy ?? defaultPolicy, cohortNodes(planned), 1);
   checkReachable(dir);
@@ -90,10 +93,17 @@ async function postgresPrograms(): Promise<string> {
 }
 
 /** Without the key no backup can be read: it is shown once, to be kept elsewhere. */
-function showRepositoryKey(dir: string): void {
+function showRepositoryKey(dir: string, backup: BackupConfigInput): void {
   const file = paths.repositoryKey(dir);
-  progress(`Backups go to ${paths.repository(dir)}, encrypted. Keep a copy of the key (${file}) elsewhere:`);
+  const { repository } = backup;
+  const where = repository.type === "s3" ? `bucket ${repository.bucket}` : repository.path;
+  const place = isUsual(backup) ? paths.repository(dir) : where;
+  progress(`Backups go to ${place}, encrypted. Keep a copy of the key (${file}) elsewhere:`);
   progress(`  ${readFileSync(file, "utf8").trim()}`);
+}
+
+function backupFile({ backup }: UpRequest): string | undefined {
+  return typeof backup === "string" ? path.resolve(backup) : undefined;
 }
 
 async function pgbackrestProgram(): Promise<string> {
@@ -114,10 +124,11 @@ async function prepareFiles(request: UpRequest): Promise<OpenCluster> {
   const { dir, settings = {} } = request;
   if (clusterExists(dir)) return updateBinDir(openCluster(dir), binDir);
   const plan = planCluster({ ...request, cluster: clusterName, binDir });
-  const backup = request.backup === false ? undefined : localBackup(await pgbackrestProgram());
+  const backup =
+    request.backup === false ? undefined : backupSection(backupFile(request), await pgbackrestProgram());
   const cluster = writeCluster(dir, plan, settings, backup);
   openDirToPostgres(dir);
-  if (backup !== undefined) showRepositoryKey(dir);
+  if (backup !== undefined && hasOwnKey(backup)) showRepositoryKey(dir, backup);
   return cluster;
 }
 

@@ -5,6 +5,9 @@ export type LocalServer = { readonly socketDirectory: string; readonly port: num
 
 export type LocalSqlOptions = { readonly database?: string; readonly statementTimeoutMs?: number };
 
+/** Of a server's own archive and backups it knows best itself: it need not prove that it still leads. */
+export const readsWithoutProof = "-c quorate.read_proof=none";
+
 const connectTimeoutMs = 5_000;
 const defaultStatementTimeoutMs = 60_000;
 
@@ -20,6 +23,7 @@ export async function localQuery(
     database,
     application_name: "quorate backup",
     connectionTimeoutMillis: connectTimeoutMs,
+    options: readsWithoutProof,
     statement_timeout: statementTimeoutMs,
   });
   client.on("error", () => undefined);

@@ -12,6 +12,7 @@ import {
 import type { PostgresOwner } from "../environment.ts";
 import { type BackupConfig, remoteRepository } from "./backup-config.ts";
 import { type BackupFailure, explainFailure } from "./backup-failures.ts";
+import { readsWithoutProof } from "./local-sql.ts";
 import { type BackupPaths, repositoryPath } from "./pgbackrest-conf.ts";
 import {
   type ArchiveListing,
@@ -63,7 +64,7 @@ export class Pgbackrest {
       result = await run(config.pgbackrest, all, {
         cwd: paths.root,
         timeoutMs: longTimeoutMs,
-        env: withoutOptions(),
+        env: pgbackrestEnvironment(),
         okCodes: Array.from({ length: 256 }, (_, code) => code),
         ...options,
         ...(owner === undefined ? {} : { user: owner }),
@@ -136,7 +137,7 @@ export class Pgbackrest {
 const commandFailed: keyof typeof commonErrors.table = "command_failed";
 
 /** pgBackRest takes options from PGBACKREST_*, libpq from PG*: only the configuration file counts. */
-export function withoutOptions(): Record<string, undefined> {
+export function pgbackrestEnvironment(): Record<string, string | undefined> {
   const names = Object.keys(process.env).filter((name) => /^(PG|PGBACKREST_)/.test(name));
-  return Object.fromEntries(names.map((name) => [name, undefined]));
+  return { ...Object.fromEntries(names.map((name) => [name, undefined])), PGOPTIONS: readsWithoutProof };
 }

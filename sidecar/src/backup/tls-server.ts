@@ -1,7 +1,7 @@
 /** pgBackRest's own server, by which other nodes reach this one's data over TLS. Kept running while the sidecar does. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { asPostgres, type Logger } from "@quorate/common";
-import { withoutOptions } from "./pgbackrest.ts";
+import { pgbackrestEnvironment } from "./pgbackrest.ts";
 
 export type TlsServerOptions = {
   readonly command: string;
@@ -27,7 +27,7 @@ export class TlsServer {
   start(): void {
     if (this.#ended) return;
     const { command, conf, osUser, cwd, logger } = this.#options;
-    const env = { ...process.env, ...withoutOptions() };
+    const env = { ...process.env, ...pgbackrestEnvironment() };
     const child = spawn(
       command,
       [`--config=${conf}`, "--log-level-console=off", "--log-level-stderr=warn", "server"],
