@@ -15,6 +15,7 @@ import {
   changeProblem,
   isFrozen,
   isLost,
+  isMember,
   type LeaderFact,
   leaderOf,
   type NodeView,
@@ -221,7 +222,7 @@ function aboutRules({ observation, options }: Facts, leader: LeaderFact, clock: 
   const since = clock.of(`${row} ${ruleset.version} ${leader.term}`);
   const atMs = since + options.finishHoldMs + observation.rank * options.staggerMs;
   return observation.nowMs >= atMs
-    ? [{ kind: "repair", row, node: leader.id, action: "finish", leader: leader.id, reason }]
+    ? [{ kind: "repair", row, node: leader.id, action: "finish", leader: leader.id, member: true, reason }]
     : [{ kind: "waitUntil", row, atMs, reason }];
 }
 
@@ -231,6 +232,7 @@ const damagedHoldMs = 5_000;
 function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: Since): Decision {
   const { observation } = facts;
   const { id, view } = observed;
+  const member = isMember(observation, id);
   const nothing = (row: RowName, reason: string): Decision => ({ kind: "nothing", row, reason });
   const repair = (row: RowName, action: RepairAction, reason: string, holdMs = 0): Decision => {
     const atMs =
@@ -238,7 +240,7 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
       holdMs +
       observation.rank * facts.options.staggerMs;
     return observation.nowMs >= atMs
-      ? { kind: "repair", row, node: id, action, leader: leader.id, reason }
+      ? { kind: "repair", row, node: id, action, leader: leader.id, member, reason }
       : { kind: "waitUntil", row, atMs, reason };
   };
   if (view === null || observed.link !== "connected") {
@@ -311,6 +313,7 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
             node: id,
             action: "restart",
             leader: leader.id,
+            member,
             reason,
           };
         }

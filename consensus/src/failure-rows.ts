@@ -80,6 +80,8 @@ export type Decision =
       readonly node: NodeId;
       readonly action: RepairAction;
       readonly leader: NodeId;
+      /** Whoever follows does so as a member, not as an observer. */
+      readonly member: boolean;
       readonly reason: string;
     };
 

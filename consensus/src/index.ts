@@ -16,6 +16,7 @@ export * from "./node-types.ts";
 export * from "./observation.ts";
 export * from "./planned-change.ts";
 export * from "./policy.ts";
+export * from "./rank.ts";
 export * from "./recruitment.ts";
 export * from "./rule.ts";
 export * from "./ruleset.ts";

@@ -180,6 +180,25 @@ export function refusalToTell({ code, message, controlCode, promised }: NodeRefu
   };
 }
 
+/** Null when this node may make the first data of a new cluster. */
+export function bootstrapProblem({
+  postgres,
+  promise,
+}: Pick<NodeState, "postgres" | "promise">): { readonly code: string; readonly message: string } | null {
+  if (postgres !== "absent") {
+    return {
+      code: "has_data",
+      message: "this node has data already: a new cluster begins with an empty node",
+    };
+  }
+  return promise === null || promise.term === noTerm
+    ? null
+    : {
+        code: "not_new",
+        message: "this node took part in a cluster before and has lost its data: let it follow",
+      };
+}
+
 function onRequest(state: NodeState, requestId: string, request: NodeRequest): NodeStep {
   assert(!state.operations.has(requestId), "request ids are unique while under way");
   const refusal = refusalFor(state, request);

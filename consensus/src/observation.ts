@@ -2,7 +2,7 @@
 
 import type { ExtensionState, Follower, PostgresState, Receiver } from "./node-status.ts";
 import { canBlock, canFulfil, type NodeSet, type Rule } from "./rule.ts";
-import { cohortIds, countsUnder, memberOf, type Ruleset } from "./ruleset.ts";
+import { cohortIds, countsUnder, distinctRulesets, memberOf, type Ruleset } from "./ruleset.ts";
 import { compareIds, type Lsn, type NodeId, noTerm, type Term, term } from "./types.ts";
 
 /** The parts of NodeStatus (proto/quorate.proto) that decisions depend on. */
@@ -229,6 +229,12 @@ export function highestTerm(observation: Observation): Term {
   return term(Math.max(noTerm, ...seen));
 }
 
+/** A node reports what it has applied, which is committed: the highest version is in force, older ones were replaced. */
+export function rulesetsInForce(seen: readonly Ruleset[]): Ruleset[] {
+  const version = seen.reduce((highest, ruleset) => Math.max(highest, ruleset.version), 0);
+  return distinctRulesets(seen.filter((ruleset) => ruleset.version === version));
+}
+
 /** What every leader change is to know of what was seen before it. */
 export function seenBefore(observation: Observation): {
   readonly rulesets: readonly Ruleset[];
@@ -238,4 +244,32 @@ export function seenBefore(observation: Observation): {
   const leader = claimOf(observation);
   const { rulesets } = observation;
   return { rulesets, highestTerm: highestTerm(observation), ...(leader === null ? {} : { leader }) };
+}
+
+/** The nodes that may lead under every ruleset in force and can be recruited, the most advanced first. */
+export function successors(
+  { nodes, rulesets }: Observation,
+  leader: NodeId | undefined,
+  flushed: ReadonlyMap<NodeId, bigint>,
+): NodeId[] {
+  const may = (id: NodeId): boolean => rulesets.every((ruleset) => ruleset.leaders.has(id));
+  const streams = ({ view }: Observed): number =>
+    view?.leader === leader && view?.receiver?.state === "streaming" ? 1 : 0;
+  return [...nodes.values()]
+    .filter((observed) => observed.id !== leader && may(observed.id) && canBeRecruited(observed))
+    .sort(
+      (a, b) =>
+        streams(b) - streams(a) ||
+        Number((flushed.get(b.id) ?? 0n) - (flushed.get(a.id) ?? 0n)) ||
+        compareIds(a.id, b.id),
+    )
+    .map(({ id }) => id);
+}
+
+/** Of the cohort, or to be. Everybody else is an observer. */
+export function isMember({ rulesets }: Observation, node: NodeId): boolean {
+  return rulesets.some(
+    (ruleset) =>
+      cohortIds(ruleset).includes(node) || ruleset.intent?.nodes.some(({ id }) => id === node) === true,
+  );
 }

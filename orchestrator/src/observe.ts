@@ -1,6 +1,5 @@
 // Pure: what the watcher hears becomes the observation that the failure table looks at.
 import {
-  distinctRulesets,
   type Link,
   type NodeId,
   type NodeSet,
@@ -9,10 +8,11 @@ import {
   type Observed,
   parseRuleset,
   type Ruleset,
+  rankOf,
+  rulesetsInForce,
   type Term,
 } from "@quorate/consensus";
 import type { NodeStatus, WatchEnd } from "@quorate/proto";
-import { rankOf } from "./rank.ts";
 
 /** One address as the watcher sees it (shell/cohort-watcher.ts). */
 export interface WatchedFacts {
@@ -141,10 +141,4 @@ function readText(memory: Memory, text: string): Ruleset | null {
   if (known !== undefined) return known;
   const parsed = parseRuleset(text);
   return parsed.ok ? parsed.ruleset : null;
-}
-
-/** A node reports what it has applied, which is committed: the highest version is in force, older ones were replaced. */
-export function rulesetsInForce(seen: readonly Ruleset[]): Ruleset[] {
-  const version = seen.reduce((highest, ruleset) => Math.max(highest, ruleset.version), 0);
-  return distinctRulesets(seen.filter((ruleset) => ruleset.version === version));
 }

@@ -3,11 +3,9 @@
 import { assertNever } from "@quorate/common";
 import {
   type CohortGoal,
-  cohortIds,
   type Decision,
   goalOfIntent,
   goalOfRepair,
-  type NodeId,
   nextCohortStep,
   type Observation,
   type Policy,
@@ -46,7 +44,7 @@ export async function repair(
         node,
         leader,
         term: leading.term,
-        member: isMember(node, observation),
+        member: decision.member,
       });
       return { did: `pointed ${node} at ${leader}`, problem };
     }
@@ -69,14 +67,6 @@ export async function repair(
     default:
       return assertNever(action);
   }
-}
-
-/** Of the cohort, or to be. Everybody else is an observer. */
-export function isMember(node: NodeId, { rulesets }: Observation): boolean {
-  return rulesets.some(
-    (ruleset) =>
-      cohortIds(ruleset).includes(node) || ruleset.intent?.nodes.some(({ id }) => id === node) === true,
-  );
 }
 
 async function step(goal: CohortGoal, observation: Observation, tools: StepTools): Promise<RepairResult> {

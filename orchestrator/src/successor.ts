@@ -1,5 +1,5 @@
-// Pure: whom an operator's leader change means when he names nobody, and whether the one he names can lead at all.
-import { canBeRecruited, compareIds, type NodeId, type Observation, type Observed } from "@quorate/consensus";
+// Pure: whom an operator's leader change means, and what to tell him when that one can't lead.
+import { type NodeId, type Observation, successors } from "@quorate/consensus";
 import { orchestratorErrors } from "./error-codes.ts";
 
 export interface SuccessorInput {
@@ -11,26 +11,9 @@ export interface SuccessorInput {
   readonly flushed: ReadonlyMap<NodeId, bigint>;
 }
 
-/** The nodes that may lead under every ruleset in force and can be recruited, the most advanced first. */
-export function successors({ observation, leader, flushed }: SuccessorInput): NodeId[] {
-  const { nodes, rulesets } = observation;
-  const may = (id: NodeId): boolean => rulesets.every((ruleset) => ruleset.leaders.has(id));
-  const streams = ({ view }: Observed): number =>
-    view?.leader === leader && view?.receiver?.state === "streaming" ? 1 : 0;
-  return [...nodes.values()]
-    .filter((observed) => observed.id !== leader && may(observed.id) && canBeRecruited(observed))
-    .sort(
-      (a, b) =>
-        streams(b) - streams(a) ||
-        Number((flushed.get(b.id) ?? 0n) - (flushed.get(a.id) ?? 0n)) ||
-        compareIds(a.id, b.id),
-    )
-    .map(({ id }) => id);
-}
-
 export function chooseSuccessor(input: SuccessorInput): NodeId {
-  const { observation, leader, to } = input;
-  const able = successors(input);
+  const { observation, leader, to, flushed } = input;
+  const able = successors(observation, leader, flushed);
   if (to === undefined) {
     const best = able[0];
     if (best !== undefined) return best;

@@ -1,11 +1,10 @@
-import { formatRuleset, type Observed, term } from "@quorate/consensus";
+import { formatRuleset, type Observed, rankOf, term } from "@quorate/consensus";
 import { nodeId } from "@quorate/consensus/types.ts";
 import type { NodeStatus, WatchEnd } from "@quorate/proto";
 import t from "tap";
 import { addressesOf, addressProperties } from "../src/addresses.ts";
 import { linkOf, look, noMemory, saysDamaged, type WatchedFacts } from "../src/observe.ts";
 import { rulesetFor } from "../src/policy-text.ts";
-import { rankOf } from "../src/rank.ts";
 import { chooseSuccessor } from "../src/successor.ts";
 import { followerStatus, leaderStatus, statusOf } from "./statuses.ts";
 

@@ -1,6 +1,7 @@
 /** The gRPC service: requests of coordinators and operators, put to the node. */
 import { messageOf } from "@quorate/common";
 import {
+  bootstrapProblem,
   type NodeAnswer,
   type NodeRequest,
   noLsn,
@@ -97,13 +98,9 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
     async bootstrap(request) {
       if (request.cluster !== cluster)
         return refuse("wrong_cluster", `this node belongs to cluster ${cluster}, not to ${request.cluster}`);
-      if (node.supervisor.phase !== "absent" || node.data.exists())
-        return refuse("has_data", "this node has data already: a new cluster begins with an empty node");
-      if (node.promise !== null && node.promise.term !== noTerm)
-        return refuse(
-          "not_new",
-          "this node took part in a cluster before and has lost its data: let it follow",
-        );
+      const postgres = node.data.exists() ? "stopped" : node.supervisor.phase;
+      const problem = bootstrapProblem({ postgres, promise: node.promise });
+      if (problem !== null) return refuse(problem.code, problem.message);
       return { ok: true, systemIdentifier: await bootstrap(node, shutdown) };
     },
 

@@ -28,6 +28,8 @@ import {
   type Observed,
   type Outcome,
   type Ruleset,
+  rankOf,
+  rulesetsInForce,
   stepCoordinator,
   type Term,
 } from "@quorate/consensus";
@@ -75,7 +77,7 @@ interface Seen {
 
 export class Orchestrator {
   readonly name: string;
-  readonly rank: number;
+  readonly zone: string;
   readonly #host: OrchestratorHost;
   readonly #random: Random;
   #run = 0;
@@ -95,7 +97,7 @@ export class Orchestrator {
   automatic = true;
   pace: "calm" | "hasty" | "patient" = "calm";
 
-  constructor(name: string, rank: number, host: OrchestratorHost, seed: number, clock = new Clock(1)) {
+  constructor(name: string, zone: string, host: OrchestratorHost, seed: number, clock = new Clock(1)) {
     this.name = name;
     this.#clock = clock;
     this.#desk = new OperatorDesk({
@@ -112,7 +114,7 @@ export class Orchestrator {
       stop: (node) => host.stop(node),
       trace: host.trace,
     });
-    this.rank = rank;
+    this.zone = zone;
     this.#host = host;
     this.#random = Random.stream(seed, `orchestrator ${name}`);
     this.#freezer = new Freezer(host.queue);
@@ -257,11 +259,12 @@ export class Orchestrator {
         promiseRoseAtMs: seen.promiseRoseAtMs,
       });
     }
+    const rulesets = rulesetsInForce(this.#rulesets);
     return {
       nowMs,
       nodes,
-      rulesets: this.#rulesets.slice(-1),
-      rank: this.rank,
+      rulesets,
+      rank: rankOf(this.zone, rulesets, [...nodes.values()]),
       endedTerm: this.#endedTerm,
       busy: this.#busy,
     };
@@ -321,7 +324,7 @@ export class Orchestrator {
     }
   }
 
-  #repair({ node, action, leader, reason }: Extract<Decision, { kind: "repair" }>): void {
+  #repair({ node, action, leader, member, reason }: Extract<Decision, { kind: "repair" }>): void {
     if (action === "replace" || action === "finish") {
       this.#changeCohort(node, action);
       return;
@@ -340,7 +343,7 @@ export class Orchestrator {
       term,
       coordinator: this.#coordinator.id,
       leader,
-      member: true,
+      member,
     };
     this.#request(node, request, 700, (ok) => this.#after(ok ? 20 : 200, () => this.#released(node)));
   }

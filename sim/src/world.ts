@@ -135,7 +135,8 @@ export class World {
     }
     const orchestratorHost = this.#orchestratorHost();
     for (const [index, name] of orchestratorNames(plan.orchestrators).entries()) {
-      const orchestrator = new Orchestrator(name, index, orchestratorHost, plan.seed, this.clock(name));
+      const zone = ["a", "b", "c"][index] ?? "a";
+      const orchestrator = new Orchestrator(name, zone, orchestratorHost, plan.seed, this.clock(name));
       orchestrator.automatic = plan.automatic;
       orchestrator.pace = plan.pace;
       this.orchestrators.push(orchestrator);

@@ -1,6 +1,9 @@
-// Pure: which orchestrator acts first. They don't talk to each other, so the order follows from what all of them see:
+// Which orchestrator acts first. They don't talk to each other, so the order follows from what all of them see:
 // the zones of the cohort by name, the leader's zone last (it may be the one that is in trouble).
-import { compareIds, type NodeId, type Observed, type Ruleset } from "@quorate/consensus";
+
+import type { Observed } from "./observation.ts";
+import type { Ruleset } from "./ruleset.ts";
+import { compareIds, type NodeId } from "./types.ts";
 
 /** The zone of the newest claim to leadership, alive or dead. */
 function leaderZone(rulesets: readonly Ruleset[], nodes: readonly Observed[]): string | undefined {
