@@ -85,13 +85,16 @@ export function descendants(pid: number): ProcessFacts[] {
  */
 export function killTree(pid: number, signal: NodeJS.Signals = "SIGKILL"): number[] {
   const signalled = new Set<number>();
+  // Whoever is about to die is stopped first, so that nobody has children who are overlooked.
+  const kill = signal === "SIGKILL";
   for (let round = 0; round < 10; round++) {
     const fresh = [pid, ...descendants(pid).map((facts) => facts.pid)].filter((each) => !signalled.has(each));
     if (fresh.length === 0) break;
     for (const each of fresh) {
-      sendSignal(each, signal);
+      sendSignal(each, kill ? "SIGSTOP" : signal);
       signalled.add(each);
     }
   }
+  if (kill) for (const each of signalled) sendSignal(each, signal);
   return [...signalled];
 }
