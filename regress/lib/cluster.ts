@@ -137,9 +137,7 @@ function makeServer(bin: string, dir: string, id: string, disk?: Disk) {
 
     /** Until the last of them has ended the shared memory is in use. */
     async killAll() {
-      const pids = [server.pid(), ...descendants(server.pid()).map(({ pid: child }) => child)];
-      killTree(server.pid());
-      for (const each of pids) await waitForExit(each, { timeoutMs: stopTimeoutMs });
+      for (const each of killTree(server.pid())) await waitForExit(each, { timeoutMs: stopTimeoutMs });
     },
 
     /** The machine loses its power: what wasn't fsynced is lost. */
