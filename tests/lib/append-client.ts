@@ -105,26 +105,43 @@ export class AppendClient {
     if (!notExecuted.has(code)) this.inDoubt.push(id);
   }
 
-  /** Ask every node at once; the first that can write wins. */
+  /** Asks every node, each again and again on its own: one that is slow to answer holds up nobody. The first writer wins. */
   async #findWriter(): Promise<pg.Client | undefined> {
-    const attempts = this.#urls.map((url) => connectWriter(url));
+    let over = false;
+    const isOver = (): boolean => over || !this.#running;
+    const attempts = this.#urls.map((url) => becomesWriter(url, isOver));
     const winner = await Promise.any(attempts).catch(() => undefined);
+    over = true;
     for (const attempt of attempts) {
       void attempt.then((client) => (client === winner ? undefined : discard(client))).catch(() => undefined);
     }
-    if (winner === undefined) await pause(5);
     return winner;
   }
 }
 
-async function connectWriter(url: string): Promise<pg.Client> {
+const askAgainMs = 5;
+
+async function becomesWriter(url: string, isOver: () => boolean): Promise<pg.Client> {
+  while (!isOver()) {
+    const client = await connectWriter(url, isOver).catch(() => undefined);
+    if (client !== undefined) return client;
+    await pause(askAgainMs);
+  }
+  throw new Error("somebody else was found");
+}
+
+/** A follower may become the leader while we are connected to it. */
+async function connectWriter(url: string, isOver: () => boolean): Promise<pg.Client> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 });
   client.on("error", () => undefined);
   try {
     await client.connect();
-    const { rows } = await client.query<{ standby: boolean }>("select pg_is_in_recovery() as standby");
-    if (rows[0]?.standby !== false) throw new Error("not a leader");
-    return client;
+    while (!isOver()) {
+      const { rows } = await client.query<{ standby: boolean }>("select pg_is_in_recovery() as standby");
+      if (rows[0]?.standby === false) return client;
+      await pause(askAgainMs);
+    }
+    throw new Error("not a leader");
   } catch (error) {
     await discard(client);
     throw error;

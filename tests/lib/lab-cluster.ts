@@ -14,14 +14,17 @@ import {
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { createLogger, isAlive, killTree, poll, sendSignal } from "@quorate/common";
+import { createLogger, guardedGet, isAlive, killTree, poll, sendSignal } from "@quorate/common";
 import { bringUp } from "@quorate/orchestrator/cli/bring-up.ts";
+import { certsInit } from "@quorate/orchestrator/cli/certs.ts";
 import { takePicture } from "@quorate/orchestrator/cli/sightings.ts";
 import { followPicture } from "@quorate/orchestrator/cli/status.ts";
 import {
+  accessOf,
   appUrl,
   findNode,
   type OpenCluster,
+  openCluster,
   paths,
   writeCluster,
   writeJson,
@@ -58,10 +61,12 @@ export interface LabOptions {
   readonly policy?: string;
   /** Off by default: every fault is to be met without regard to those before. */
   readonly damping?: boolean;
+  /** As in production: certificates everywhere. Without them the token alone, in the clear. */
+  readonly certificates?: boolean;
 }
 
 export class LabCluster {
-  readonly open: OpenCluster;
+  open: OpenCluster;
   readonly net: NetLab;
   readonly #children = new Map<string, Supervised>();
   readonly #log: ReturnType<typeof createLogger>;
@@ -102,7 +107,11 @@ export class LabCluster {
     test.teardown(() => cluster.#clean());
     for (const { id } of file.nodes) await cluster.#makeDisk(id);
     writeCluster(dir, file, labSettings);
-    cluster.#configure(options.damping === true);
+    if (options.certificates === true) {
+      await certsInit(dir);
+      cluster.open = openCluster(dir);
+    }
+    cluster.#configure(options);
     await runFile("sync");
     for (const id of cluster.ids) cluster.startSidecar(id);
     for (const id of cluster.orchestrators) cluster.startOrchestrator(id);
@@ -200,8 +209,9 @@ export class LabCluster {
     for (const { id, host, httpPort } of this.open.file.orchestrators.filter((each) => ids.includes(each.id)))
       await poll(
         async () => {
-          const response = await fetch(`http://${host}:${httpPort}/health`).catch(() => undefined);
-          return response?.ok === true;
+          const { tls } = accessOf(this.open);
+          const ask = { host, port: httpPort, path: "/health", serverName: id, tls, timeoutMs: 2_000 };
+          return (await guardedGet(ask).catch(() => undefined))?.code === 200;
         },
         { what: `orchestrator ${id} to hear the nodes`, timeoutMs },
       );
@@ -316,18 +326,19 @@ export class LabCluster {
     };
   }
 
-  /** Nobody else is on these networks. */
-  #configure(damping: boolean): void {
-    for (const id of this.ids) {
-      const name = paths.sidecarConfig(this.open.dir, id);
+  /** Without certificates: nobody else is on these networks. */
+  #configure({ damping = false, certificates = false }: LabOptions): void {
+    const change = (name: string, changed: object): void => {
       const config = JSON.parse(readFileSync(name, "utf8")) as object;
-      writeJson(name, { ...config, insecure: true });
-    }
-    for (const id of this.orchestrators) {
-      const name = paths.orchestratorConfig(this.open.dir, id);
-      const config = JSON.parse(readFileSync(name, "utf8")) as object;
-      writeJson(name, { ...config, ...(damping ? {} : { dampFree: 1_000_000 }), insecure: true });
-    }
+      writeJson(name, { ...config, ...changed });
+    };
+    const insecure = !certificates;
+    for (const id of this.ids) change(paths.sidecarConfig(this.open.dir, id), { insecure });
+    for (const id of this.orchestrators)
+      change(paths.orchestratorConfig(this.open.dir, id), {
+        ...(damping ? {} : { dampFree: 1_000_000 }),
+        insecure,
+      });
   }
 
   #image(id: string): string {

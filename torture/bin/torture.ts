@@ -25,6 +25,7 @@ interface Options {
   readonly json: boolean;
   readonly stories: boolean;
   readonly damping: boolean;
+  readonly certificates: boolean;
   readonly list: boolean;
 }
 
@@ -101,6 +102,7 @@ const command = new Command("torture")
   .option("--only <text>", "only faults whose name matches this pattern")
   .option("--except <text>", "no faults whose name matches this pattern")
   .option("--damping", "with the damping of leader changes (a flapping link), which is off here", false)
+  .option("--certificates", "mutual TLS everywhere, as after quorate certs init", false)
   .option("--stories", "what all components said when a gap was longer than its aim", false)
   .option("--json", "one line for programs", false)
   .option("--list", "print the faults", false)

@@ -351,7 +351,44 @@ const losses: readonly Fault[] = [
   },
 ];
 
+/** A failover's steps as the node sees them that is to lead. */
+const failoverSteps = ["fenced", "candidate", "elected", "leader"] as const;
+type FailoverStep = (typeof failoverSteps)[number];
+const stepTimeoutMs = 20_000;
+
+/** The node that has come this far, or further: steps may be too short to be seen. */
+function nodeAtStep(lab: LabCluster, leader: string, step: FailoverStep): Promise<string | undefined> {
+  const far = failoverSteps.slice(failoverSteps.indexOf(step)) as readonly (string | null)[];
+  return new Promise((resolve) => {
+    const end = (id: string | undefined): void => {
+      clearTimeout(timer);
+      setImmediate(unfollow);
+      resolve(id);
+    };
+    const timer = setTimeout(() => end(undefined), stepTimeoutMs);
+    const unfollow = lab.follow(({ nodes }) => {
+      const found = nodes.find(({ id, state }) => id !== leader && far.includes(state));
+      if (found !== undefined) end(found.id);
+    });
+  });
+}
+
+const atEachStep: readonly Fault[] = failoverSteps.map((step) => ({
+  name: `kill the leader and, as soon as another node is ${step}, that one`,
+  aimMs: 5_000,
+  survivable: true,
+  weight: 1,
+  strike: async ({ lab, leader }) => {
+    const reached = nodeAtStep(lab, leader, step);
+    lab.signal([lab.postmaster(leader)], "SIGKILL");
+    const id = await reached;
+    if (id !== undefined) killNode(lab, id);
+    return nothing;
+  },
+}));
+
 const pairs: readonly Fault[] = [
+  ...atEachStep,
   {
     name: "kill every orchestrator",
     aimMs: 100,

@@ -148,6 +148,13 @@ export async function certsInit(dir: string, days = defaultDays): Promise<void> 
   );
 }
 
+/** True also in a cluster without certificates: it needs none. */
+export function hasCerts(cluster: OpenCluster, id: string): boolean {
+  return (
+    cluster.file.tls === undefined || existsSync(path.join(paths.node(cluster.dir, id), "tls", "key.pem"))
+  );
+}
+
 /** For a node that is added; nothing to do in a cluster without certificates. */
 export async function certsFor(cluster: OpenCluster, id: string): Promise<void> {
   if (cluster.file.tls === undefined) return;

@@ -1,9 +1,11 @@
 // quorate node add|remove|replace, quorate policy set: a goal for the cohort, and the core's next step until it is
 // reached. Ctrl-C at any moment is safe: the same verb again goes on, and the orchestrators finish what is half done.
+import { existsSync } from "node:fs";
 import { createLogger, messageOf, poll } from "@quorate/common";
 import {
   type CohortGoal,
   type CohortNode,
+  cohortIds,
   type DryRun,
   dryRunCohortChange,
   type NodeId,
@@ -11,16 +13,20 @@ import {
   nodeId,
   type Observation,
 } from "@quorate/consensus";
+import { isNodeId } from "@quorate/consensus/types.ts";
 import { leaderAmong } from "../cluster/bring-up-step.ts";
 import { type ClusterNode, findNode, type OpenCluster, openCluster, paths } from "../cluster/files.ts";
 import {
   addNodeFiles,
   type NewNode,
   planNode,
+  readReplacement,
   removeNodeData,
   removeNodeFiles,
+  removeReplacement,
   setPolicy,
   tellSupervisor,
+  writeReplacement,
 } from "../cluster/membership.ts";
 import { livePid } from "../cluster/processes.ts";
 import { orchestratorErrors } from "../error-codes.ts";
@@ -28,11 +34,13 @@ import { parsePolicy } from "../policy-text.ts";
 import { CohortSession } from "../shell/cohort-session.ts";
 import { describeStep, isAction, performStep } from "../shell/cohort-steps.ts";
 import { cohortNodes } from "./bring-up.ts";
-import { certsFor } from "./certs.ts";
+import { certsFor, hasCerts } from "./certs.ts";
 import { handOver } from "./change-leader.ts";
+import { betweenSteps } from "./interrupt.ts";
 import { grpcAddress } from "./sightings.ts";
 
 const hearTimeoutMs = 3_000;
+const slowTimeoutMs = 20_000;
 const reachTimeoutMs = 600_000;
 const lookAgainMs = 1_000;
 const afterStepMs = 300;
@@ -56,6 +64,10 @@ export async function withSession<T>(
   });
   try {
     await session.waitFor(() => session.everybodyHeard(), hearTimeoutMs);
+    // Slow is not the same as down.
+    const down = (): true | undefined =>
+      session.watched().every(({ lastEnd }) => lastEnd !== undefined) || undefined;
+    await session.waitFor(() => (session.statuses().length > 0 ? true : down()), slowTimeoutMs);
     if (session.statuses().length === 0)
       throw orchestratorErrors.error(
         "not_running",
@@ -102,6 +114,7 @@ async function reach(session: CohortSession, goal: CohortGoal): Promise<void> {
       continue;
     }
     tell(describeStep(step));
+    betweenSteps();
     const tools = {
       directory: session.directory,
       coordinator: session.id,
@@ -109,6 +122,7 @@ async function reach(session: CohortSession, goal: CohortGoal): Promise<void> {
     };
     const startedMs = performance.now();
     const problem = await performStep(step, tools).catch(messageOf);
+    betweenSteps();
     await session.record({
       kind: "planned",
       row: step.kind,
@@ -179,32 +193,70 @@ function wishFor({ file }: OpenCluster, change: { policy?: string; leaving?: str
 
 export async function addNode(dir: string, wish: NewNode, options: ChangeOptions): Promise<void> {
   const before = openCluster(dir);
-  const node = planNode(before, wish);
-  const after = { dir, file: { ...before.file, nodes: [...before.file.nodes, node] } };
-  const goal = goalOf(wishFor(after));
+  const halfAdded = await withSession(before, async (session) => halfAddedNode(before, wish, session));
+  const node = halfAdded ?? planNode(before, wish);
+  await join(dir, node, options, halfAdded !== undefined);
+}
+
+async function join(dir: string, node: ClusterNode, options: ChangeOptions, goesOn: boolean): Promise<void> {
+  const before = openCluster(dir);
+  const others = before.file.nodes.filter(({ id }) => id !== node.id);
+  const goal = goalOf(wishFor({ dir, file: { ...before.file, nodes: [...others, node] } }));
   if (options.dryRun === true) {
     await withSession(before, async (session) => {
-      const observation = withEmptyNode(session.observation(), node);
+      const observation = goesOn ? session.observation() : withEmptyNode(session.observation(), node);
       printDryRun(dryRunCohortChange(goal, observation), options.json === true);
     });
     return;
   }
-  await withSession(before, async () => undefined);
-  await certsFor(addNodeFiles(before, node), node.id);
+  const after = others.length < before.file.nodes.length ? before : addNodeFiles(before, node);
+  betweenSteps();
+  if (!hasCerts(after, node.id)) await certsFor(after, node.id);
+  betweenSteps();
   tellSupervisor(dir);
-  say(
-    `${node.id} in zone ${node.zone}${node.observer === true ? ", an observer" : ""}: its sidecar is started`,
+  const what = `${node.id} in zone ${node.zone}${node.observer === true ? ", an observer" : ""}`;
+  say(goesOn ? `going on with ${what}` : `${what}: its sidecar is started`);
+  betweenSteps();
+  await withSession(openCluster(dir), async (session) => {
+    const id = nodeId(node.id);
+    // Whoever was interrupted while he removed it had stopped it.
+    if (session.status(id)?.operatorStopped === true) await session.client(id)?.control({ action: "start" });
+    await reach(session, goal);
+  });
+}
+
+/** Somebody began to add a node and was interrupted: it is in cluster.json, and not where it is to be. */
+function halfAddedNode(
+  { file }: OpenCluster,
+  wish: NewNode,
+  session: CohortSession,
+): ClusterNode | undefined {
+  const observation = session.observation();
+  const cohort = new Set(observation.rulesets.flatMap(cohortIds));
+  if (cohort.size === 0) return undefined;
+  return file.nodes.find(
+    (node) =>
+      (wish.id === undefined || wish.id === node.id) &&
+      (wish.zone === undefined || wish.zone === node.zone) &&
+      (wish.observer === true) === (node.observer === true) &&
+      !cohort.has(node.id) &&
+      (node.observer !== true || observation.nodes.get(nodeId(node.id))?.view?.state !== "follower"),
   );
-  await withSession(openCluster(dir), (session) => reach(session, goal));
 }
 
 /** True when the goal is reached; with `dryRun` only the steps are shown. */
-async function reached(cluster: OpenCluster, goal: CohortGoal, options: ChangeOptions): Promise<boolean> {
+async function reached(
+  cluster: OpenCluster,
+  goal: CohortGoal,
+  options: ChangeOptions,
+  begin: () => void = () => undefined,
+): Promise<boolean> {
   const { dryRun = false, json = false } = options;
   await withSession(cluster, async (session) => {
     const plan = dryRunCohortChange(goal, session.observation());
     if (dryRun) return printDryRun(plan, json);
     if (plan.end.kind === "refused") throw orchestratorErrors.error("refused", plan.end.reason);
+    begin();
     await reach(session, goal);
   });
   return !dryRun;
@@ -216,16 +268,33 @@ export async function removeNode(
   options: ChangeOptions & { purge?: boolean },
 ): Promise<void> {
   const cluster = openCluster(dir);
+  if (!cluster.file.nodes.some((node) => node.id === id) && isLeftOver(cluster, id)) {
+    // Interrupted after it had left.
+    if (options.dryRun === true)
+      return say(`${id} has left already; what is left of it would be cleared away`);
+    return clearAway(cluster, id, options.purge === true);
+  }
   findNode(cluster, id);
   const goal = goalOf(wishFor(cluster, { leaving: id }));
   if (!(await reached(cluster, goal, options))) return;
-  removeNodeFiles(cluster, id);
-  tellSupervisor(dir);
-  if (options.purge === true) {
+  betweenSteps();
+  await clearAway(removeNodeFiles(cluster, id), id, options.purge === true);
+}
+
+function isLeftOver(cluster: OpenCluster, id: string): boolean {
+  return isNodeId(id) && existsSync(paths.sidecarConfig(cluster.dir, id));
+}
+
+async function clearAway(cluster: OpenCluster, id: string, purge: boolean): Promise<void> {
+  betweenSteps();
+  tellSupervisor(cluster.dir);
+  betweenSteps();
+  if (purge) {
     await stopped(cluster, id);
+    betweenSteps();
     removeNodeData(cluster, id);
   }
-  say(`${id} is no part of the cluster any more${options.purge === true ? "; its data is removed" : ""}`);
+  say(`${id} is no part of the cluster any more${purge ? "; its data is removed" : ""}`);
 }
 
 /** Its sidecar is gone. */
@@ -239,23 +308,43 @@ async function stopped(cluster: OpenCluster, id: string): Promise<void> {
   );
 }
 
-/** Out, its data away, and in again: for a damaged disk, say. */
+/** Out, its data away, and in again: for a damaged disk, say. What it was like is kept until it is back. */
 export async function replaceNode(dir: string, id: string, options: ChangeOptions): Promise<void> {
-  const node = findNode(openCluster(dir), id);
+  const cluster = openCluster(dir);
+  const begun = readReplacement(dir);
+  if (begun !== undefined && begun.id !== id)
+    throw orchestratorErrors.error(
+      "bad_option",
+      `replacing ${begun.id} was interrupted: finish that first with "quorate node replace ${begun.id}"`,
+    );
+  const node = begun ?? findNode(cluster, id);
+  const isMember = cluster.file.nodes.some((each) => each.id === id);
   if (options.dryRun === true) {
-    await removeNode(dir, id, options);
+    if (isMember) await removeNode(dir, id, options);
     if (options.json !== true) say(`${id} would then be made anew, copied from the leader, and join again`);
     return;
   }
-  await removeNode(dir, id, { purge: true });
-  const { zone, observer } = node;
-  await addNode(dir, { id, zone, ...(observer === true ? { observer } : {}) }, {});
+  if (begun === undefined) writeReplacement(dir, { ...node, left: false });
+  betweenSteps();
+  if (begun?.left !== true) {
+    if (isMember || isLeftOver(cluster, id)) await removeNode(dir, id, { purge: true });
+    writeReplacement(dir, { ...node, left: true });
+    betweenSteps();
+  }
+  const { left: _, ...plain } = { left: true, ...node };
+  await join(dir, plain, {}, begun?.left === true);
+  betweenSteps();
+  removeReplacement(dir);
 }
 
 export async function changePolicy(dir: string, policy: string, options: ChangeOptions): Promise<void> {
   const cluster = openCluster(dir);
   const goal = goalOf(wishFor(cluster, { policy }));
-  if (!(await reached(cluster, goal, options))) return;
-  setPolicy(cluster, policy);
-  tellSupervisor(dir);
+  await reached(cluster, goal, options, () => {
+    // First what is wanted, so that orchestrators and later changes of the cohort know it, too.
+    setPolicy(cluster, policy);
+    betweenSteps();
+    tellSupervisor(dir);
+    betweenSteps();
+  });
 }

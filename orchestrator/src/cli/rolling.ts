@@ -11,6 +11,7 @@ import { chooseSuccessor } from "../successor.ts";
 import { isStreaming } from "../view.ts";
 import { handOver } from "./change-leader.ts";
 import { type ChangeOptions, withSession } from "./cohort.ts";
+import { betweenSteps } from "./interrupt.ts";
 
 const streamTimeoutMs = 120_000;
 /** Postgres refuses to replay the log of a server that allows more of these. */
@@ -71,7 +72,9 @@ async function restartAll(
   await whole(session, "a restart needs a whole cluster");
   for (const id of order) {
     if (leaderAmong(session.statuses())?.node === id) await leave(session, id);
+    betweenSteps();
     await restart(session, id);
+    betweenSteps();
   }
 }
 

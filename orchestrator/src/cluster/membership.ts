@@ -138,3 +138,21 @@ export function writeSettings({ dir, file }: OpenCluster, change: Settings): voi
     writeJson(name, { ...config, postgres: { ...config.postgres, settings } });
   }
 }
+
+/** A node that is being replaced: what it was like, and whether its old data is gone. */
+export type Replacement = ClusterNode & { readonly left: boolean };
+
+const replacementFile = (dir: string): string => path.join(dir, "replacing.json");
+
+export function readReplacement(dir: string): Replacement | undefined {
+  const name = replacementFile(dir);
+  return existsSync(name) ? (JSON.parse(readFileSync(name, "utf8")) as Replacement) : undefined;
+}
+
+export function writeReplacement(dir: string, replacement: Replacement): void {
+  writeJson(replacementFile(dir), replacement);
+}
+
+export function removeReplacement(dir: string): void {
+  rmSync(replacementFile(dir), { force: true });
+}

@@ -1,0 +1,85 @@
+// Planned changes that somebody interrupts, under load. `npm test` takes some of the steps, QUORATE_EVERY_STEP=1 (npm run
+// interrupted) all of them.
+import t, { type Test } from "tap";
+import { quorate, type TestCluster } from "./lib/cluster.ts";
+import { interruptEverywhere } from "./lib/interrupted.ts";
+import { scenario } from "./lib/scenario.ts";
+
+const all = process.env["QUORATE_EVERY_STEP"] !== undefined;
+const only = (...steps: number[]): { steps?: readonly number[] } => (all ? {} : { steps });
+
+async function done(test: Test, cluster: TestCluster, ...args: string[]): Promise<void> {
+  const run = await quorate(...args, "--dir", cluster.dir);
+  test.equal(run.code, 0, `quorate ${args.join(" ")}\n${run.stdout}${run.stderr}`);
+  cluster.reopen();
+}
+
+async function members(cluster: TestCluster): Promise<readonly string[]> {
+  return (await cluster.picture()).ruleset?.cohort ?? [];
+}
+
+t.test("adding, removing and replacing nodes", async (test) => {
+  await scenario(test, async ({ cluster, append }) => {
+    const original = ["n1", "n2", "n3"];
+    const isOriginal = async (): Promise<void> => {
+      test.same([...cluster.ids].sort(), original);
+      test.same([...(await members(cluster))].sort(), original);
+    };
+    const hasFourth = async (): Promise<void> => {
+      test.same([...cluster.ids].sort(), [...original, "n4"]);
+      test.same([...(await members(cluster))].sort(), [...original, "n4"]);
+    };
+    await interruptEverywhere(test, {
+      cluster,
+      append,
+      verb: ["node", "add"],
+      ...only(1, 4),
+      reached: hasFourth,
+      undo: () => done(test, cluster, "node", "remove", "n4", "--purge"),
+    });
+    await done(test, cluster, "node", "add");
+    await interruptEverywhere(test, {
+      cluster,
+      append,
+      verb: ["node", "remove", "n4", "--purge"],
+      ...only(3, 4),
+      reached: isOriginal,
+      undo: () => done(test, cluster, "node", "add"),
+    });
+    await done(test, cluster, "node", "remove", "n4", "--purge");
+    const [follower = ""] = (await members(cluster)).filter((id) => id !== null).slice(-1);
+    await interruptEverywhere(test, {
+      cluster,
+      append,
+      verb: ["node", "replace", follower],
+      ...only(2, 6),
+      reached: isOriginal,
+      undo: async () => undefined,
+    });
+  });
+});
+
+t.test("another policy, restarts of all, other settings", async (test) => {
+  await scenario(test, async ({ cluster, append }) => {
+    const policy = async (name: string): Promise<void> => {
+      test.equal((await cluster.picture()).ruleset?.policy, name);
+      test.equal(cluster.open.file.policy, name === "any-n" ? "any-n:n=2" : name);
+    };
+    await interruptEverywhere(test, {
+      cluster,
+      append,
+      verb: ["policy", "set", "any-n:n=2"],
+      ...only(1, 3),
+      reached: () => policy("any-n"),
+      undo: () => done(test, cluster, "policy", "set", "majority"),
+    });
+    await interruptEverywhere(test, {
+      cluster,
+      append,
+      verb: ["cluster", "restart"],
+      ...only(3),
+      reached: async () => void (await cluster.waitUntilWhole()),
+      undo: async () => undefined,
+    });
+  });
+});
