@@ -9,6 +9,14 @@ export function backoffMs(failedAttempts: number, jitter: number, options: Coord
   return Math.round(options.backoffMinMs + jitter * (ceiling - options.backoffMinMs));
 }
 
+/**
+ * A machine that is merely slow answers late, and each new term throws away what it had begun: whoever failed again and
+ * again is more patient.
+ */
+export function recruitTimeoutMs(failedAttempts: number, options: CoordinatorOptions): number {
+  return options.recruitTimeoutMs * 2 ** Math.min(Math.max(failedAttempts - 1, 0), 2);
+}
+
 /** An answer that was not the one hoped for. */
 export function describe(result: CallResult): string {
   switch (result.kind) {

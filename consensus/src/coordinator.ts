@@ -18,7 +18,7 @@ import {
   type Plan,
   type TimerName,
 } from "./coordinator-types.ts";
-import { backoffMs, describe } from "./coordinator-words.ts";
+import { backoffMs, describe, recruitTimeoutMs } from "./coordinator-words.ts";
 import { leaseWaitMs } from "./lease.ts";
 import { explainShortage, furtherNodes, judge, type Shortage, type Verdict } from "./recruitment.ts";
 import { formatRule } from "./rule.ts";
@@ -170,15 +170,16 @@ function begin(work: Work, request: ChangeRequest): void {
     fail(work, "no ruleset known, thus nobody to recruit", [{ kind: "no_report" }]);
     return;
   }
-  work.timer("recruit", work.state.options.recruitTimeoutMs);
+  work.timer("recruit", recruitTimeoutMs(work.state.failedAttempts, work.state.options));
 }
 
 function recruit(work: Work, nodes: readonly NodeId[]): void {
-  const { options } = work.state;
+  const { failedAttempts, options } = work.state;
+  const timeoutMs = recruitTimeoutMs(failedAttempts, options);
   for (const id of nodes) {
     work.change({ asked: new Set(work.attempt.asked).add(id) });
     const { reason } = work.attempt.request;
-    work.call("recruit", id, (base) => ({ ...base, method: "recruit", reason }), options.recruitTimeoutMs);
+    work.call("recruit", id, (base) => ({ ...base, method: "recruit", reason }), timeoutMs);
   }
 }
 
@@ -480,7 +481,9 @@ function failForShortages(work: Work, shortages: readonly Shortage[]): void {
     reasons.push(`${id}: ${failure}`);
   }
   for (const id of unanswered) {
-    reasons.push(`${id}: no answer within ${work.state.options.recruitTimeoutMs} ms`);
+    reasons.push(
+      `${id}: no answer within ${recruitTimeoutMs(work.state.failedAttempts, work.state.options)} ms`,
+    );
   }
   fail(work, reasons.join(". "), shortages);
 }
