@@ -56,6 +56,19 @@ export const configSchema = z.strictObject({
       connectTimeoutMs: ms.default(5_000),
     })
     .prefault({}),
+  /** Reads on followers, for sessions that ask for them (quorate.read) and on listen.readPort. */
+  reads: z
+    .strictObject({
+      /** How long a read waits for a follower: for a connection, and for what the session has seen. */
+      waitMs: ms.default(300),
+      /** Followers that lag by more are not read. */
+      mostLagBytes: z
+        .int()
+        .min(0)
+        .max(2 ** 50)
+        .default(64 * 1024 * 1024),
+    })
+    .prefault({}),
   limits: z
     .strictObject({
       clients: z.int().min(1).max(1_000_000).default(20_000),

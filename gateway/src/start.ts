@@ -22,6 +22,7 @@ export type StartOptions = {
 
 export type RunningGateway = {
   readonly port: number;
+  readonly readPort: number | undefined;
   readonly metricsPort: number | undefined;
   reload(): void;
   drain(): Promise<void>;
@@ -31,6 +32,7 @@ export type RunningGateway = {
 /** What the two forms have in common is around them: leaders, metrics, reading the configuration again. */
 type Body = {
   readonly port: number;
+  readonly readPort: number | undefined;
   metrics(): string | Promise<string>;
   reconfigure(config: Config): void;
   drain(): Promise<void>;
@@ -71,9 +73,12 @@ async function single(parts: BodyParts): Promise<{ worker: Worker; body: Body }>
     makeRoom() {},
     everywhere: undefined,
   });
-  const port = await worker.listen(config.listen.host, config.listen.port);
+  const { host, readPort: wanted } = config.listen;
+  const port = await worker.listen(host, config.listen.port);
+  const readPort = wanted === undefined ? undefined : await worker.listen(host, wanted, true);
   const body: Body = {
     port,
+    readPort,
     metrics: () => metricsText(worker),
     reconfigure,
     drain: () => worker.drain(),
@@ -121,6 +126,7 @@ async function around(
   };
   return {
     port: body.port,
+    readPort: body.readPort,
     metricsPort: metrics?.port,
     reload,
     async drain() {

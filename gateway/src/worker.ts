@@ -10,12 +10,13 @@ import type { Config } from "./config.ts";
 import { type Endpoint, Pool, type PoolHost } from "./pool/pool.ts";
 import type { Server } from "./pool/server.ts";
 import { Statements } from "./pool/statements.ts";
+import { chooseFollower } from "./route/choose-follower.ts";
 import type { LeaderSource } from "./route/leader-source.ts";
 import { Client } from "./session/client.ts";
 import type { ClientHost } from "./session/client-host.ts";
 import { Directory } from "./session/directory.ts";
 import { Login, type LoginHost, newMockSecret, type StartupRequest, type Tls } from "./session/login.ts";
-import type { ScramKeys } from "./session/scram.ts";
+import type { Secret } from "./session/scram.ts";
 import { settingsOf } from "./session/settings.ts";
 import { Tunnel } from "./session/tunnel.ts";
 import type { Plans } from "./text/plans.ts";
@@ -100,12 +101,13 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     });
   }
 
-  async listen(host: string, port: number): Promise<number> {
+  /** `readOnly`: the port for reads. */
+  async listen(host: string, port: number, readOnly = false): Promise<number> {
     const several = this.config.workers > 1;
     const server = await this.options.transport.listen(
       { host, port, backlog: 4096, ...(several ? { reusePort: true } : {}) },
       (link) => {
-        const login = new Login(this, link, this.nowMs());
+        const login = new Login(this, link, this.nowMs(), readOnly);
         this.#logins.add(login);
         return login;
       },
@@ -163,7 +165,10 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     }
     const pool = this.pool(request.database, request.user, request.keys);
     const id = this.#newClientId();
-    const client = new Client(this, link, pool, id, settingsOf(request.settings));
+    const settings = new Map(request.settings);
+    // Also where no follower is left and the leader answers.
+    if (request.readOnly) settings.set("default_transaction_read_only", "on");
+    const client = new Client(this, link, pool, id, settingsOf(settings), request.readOnly);
     client.connectedAtMs = this.nowMs();
     this.clients.set(id, client);
     this.options.counters.set("clients", this.clients.size);
@@ -184,7 +189,8 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
 
   #welcome(client: Client, link: ServerSideLink, request: StartupRequest): void {
     for (const [name, value] of client.reported.values) {
-      const bytes = parameterStatus(name, value);
+      const shown = name === "in_hot_standby" && request.readOnly ? "on" : value;
+      const bytes = parameterStatus(name, shown);
       link.send(bytes, 0, bytes.length);
     }
     const key = this.newCancelKey(client.id, request.minorVersion);
@@ -237,7 +243,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
       return;
     }
     if (server.ring.length === 0 || server.cancelKey === undefined) return;
-    const { endpoint } = client.pool;
+    const { endpoint } = server;
     if (endpoint === undefined) return;
     server.cancels++;
     this.sendCancel(endpoint, server.cancelKey, () => client.cancelDone(server));
@@ -287,11 +293,38 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     this.directory.forget();
   }
 
-  pool(database: string, user: string, keys: ScramKeys | undefined): Pool {
-    const name = `${database}\0${user}`;
+  get readWaitMs(): number {
+    return this.config.reads.waitMs;
+  }
+
+  reader(client: Client): Pool | undefined {
+    const { database, user, keys } = client.pool;
+    const of = (node: string) => this.pools.get(`${database}\0${user}\0${node}`);
+    const follower = chooseFollower(
+      this.options.leaders.view.followers,
+      {
+        zone: this.config.zone,
+        lsn: client.level.kind === "session" ? client.seenLsn : 0n,
+        mostLagBytes: this.config.reads.mostLagBytes,
+        last: client.lastReader,
+      },
+      ({ node }) => {
+        const pool = of(node);
+        return pool === undefined ? 0 : pool.servers.size - pool.idle.length + pool.waitingCount;
+      },
+    );
+    if (follower === undefined) return undefined;
+    const pool = this.pool(database, user, keys, follower.node);
+    if (follower.appliedLsn > pool.appliedLsn) pool.appliedLsn = follower.appliedLsn;
+    return pool;
+  }
+
+  /** `node`: the follower that it is for; without it, whoever leads. */
+  pool(database: string, user: string, keys: Secret | undefined, node?: string): Pool {
+    const name = node === undefined ? `${database}\0${user}` : `${database}\0${user}\0${node}`;
     let pool = this.pools.get(name);
     if (pool === undefined) {
-      pool = new Pool(this, database, user, keys, this.config.pool);
+      pool = new Pool(this, database, user, keys, this.config.pool, node);
       this.pools.set(name, pool);
       pool.follow(this.options.leaders.view);
     } else if (keys !== undefined) pool.keys = keys;
@@ -339,6 +372,14 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     let count = this.tunnels.size;
     for (const pool of this.pools.values()) count += pool.servers.size;
     return count;
+  }
+
+  /** New connections begin with it; those that there are end when their clients let go. */
+  defaultsChanged(): void {
+    for (const pool of this.pools.values()) {
+      pool.greetings.clear();
+      pool.reconnect();
+    }
   }
 
   nextServerId(): number {

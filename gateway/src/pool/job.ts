@@ -61,6 +61,9 @@ export class Job implements Waiter {
   serverEnding(): boolean {
     return false;
   }
+  followerFailed(): boolean {
+    return false;
+  }
   serverLost(): void {}
   serverDrained(): void {}
 }

@@ -10,7 +10,7 @@ import type { Plans } from "../text/plans.ts";
 import type { Link } from "../transport/transport.ts";
 import { terminateBytes } from "../wire/build.ts";
 import { type WireError, wireError } from "../wire/errors.ts";
-import { functionNamesSql } from "./probe.ts";
+import { functionNamesSql, hasSessionSettingsSql } from "./probe.ts";
 import { type Holder, Server, type ServerOwner } from "./server.ts";
 import { ServerLogin } from "./server-login.ts";
 import type { Statements } from "./statements.ts";
@@ -54,10 +54,13 @@ export type PoolLimits = {
 export type PoolHost = {
   readonly plans: Plans;
   readonly statements: Statements;
+  readonly readWaitMs: number;
   nowMs(): number;
   connect(endpoint: Endpoint, server: Server, connected: () => void): Link;
   /** Room for one more connection within the worker's budget. */
   mayConnect(pool: Pool): boolean;
+  /** What sessions begin with has been changed. */
+  defaultsChanged(): void;
   nextServerId(): number;
   later(delayMs: number, action: () => void): void;
   log(level: "info" | "warn", text: string, fields: Record<string, unknown>): void;
@@ -74,6 +77,14 @@ const hopeless = /^(28|3D|42|0A|08P01)/;
 
 export class Pool implements ServerOwner {
   readonly host: PoolHost;
+  /** The follower that its connections go to; undefined: whoever leads. */
+  readonly node: string | undefined;
+  /** How long a read may wait there for what its session has seen. */
+  get readWaitMs(): number {
+    return this.host.readWaitMs;
+  }
+  /** What that follower has surely applied. */
+  appliedLsn = 0n;
   readonly database: string;
   readonly user: string;
   keys: Secret | undefined;
@@ -96,10 +107,17 @@ export class Pool implements ServerOwner {
   waitingCount = 0;
   #connecting = 0;
   #retryAtMs = 0;
-  #endpoints = new WeakMap<Server, Endpoint>();
 
-  constructor(host: PoolHost, database: string, user: string, keys: Secret | undefined, limits: PoolLimits) {
+  constructor(
+    host: PoolHost,
+    database: string,
+    user: string,
+    keys: Secret | undefined,
+    limits: PoolLimits,
+    node?: string,
+  ) {
     this.host = host;
+    this.node = node;
     this.database = database;
     this.user = user;
     this.keys = keys;
@@ -237,7 +255,7 @@ export class Pool implements ServerOwner {
     if (server.phase === "closed") return;
     const now = this.host.nowMs();
     server.usedAtMs = now;
-    if (!sameEndpoint(this.#endpoints.get(server), this.endpoint)) {
+    if (!sameEndpoint(server.endpoint, this.endpoint)) {
       this.#endServer(server, "another node leads now");
       return;
     }
@@ -274,15 +292,21 @@ export class Pool implements ServerOwner {
       host.mayConnect(this)
     ) {
       this.#connecting++;
-      const server: Server = new Server(host.nextServerId(), this, new ServerLogin(this.keys));
+      const server: Server = new Server(
+        host.nextServerId(),
+        this,
+        new ServerLogin(this.keys, this.node !== undefined),
+      );
       this.servers.add(server);
-      this.#endpoints.set(server, endpoint);
+      server.endpoint = endpoint;
+      server.reader = this.node !== undefined;
       server.connectedAtMs = host.nowMs();
       server.link = host.connect(endpoint, server, () => {
         const bytes = ServerLogin.startup(
           new Map([
             ["user", this.user],
             ["database", this.database],
+            ["options", "-c quorate.report_settings=on"],
           ]),
         );
         server.link.send(bytes, 0, bytes.length);
@@ -294,32 +318,49 @@ export class Pool implements ServerOwner {
     this.#connecting--;
     this.#retryAtMs = 0;
     const { plans } = this.host;
-    if (plans.knowsFunctions) {
+    if (!plans.knowsFunctions) {
+      server.internal(functionNamesSql, (result) => {
+        if (server.phase === "closed") return;
+        if (result.error === undefined) plans.addSafeFunctions(result.rows.map((row) => row[0] ?? ""));
+        this.#lookForExtension(server);
+      });
+    } else this.#lookForExtension(server);
+  }
+
+  /** Whether this database has the extension's function that lists all settings of a session. */
+  #lookForExtension(server: Server): void {
+    if (this.listsSettings || !server.reportsSettings) {
       this.release(server);
       return;
     }
-    server.internal(functionNamesSql, (result) => {
+    server.internal(hasSessionSettingsSql, (result) => {
       if (server.phase === "closed") return;
-      if (result.error === undefined) plans.addSafeFunctions(result.rows.map((row) => row[0] ?? ""));
+      this.listsSettings = result.rows[0]?.[0] === "t";
       this.release(server);
     });
   }
+  listsSettings = false;
 
   serverFailed(server: Server, error: WireError, raw: Buffer | undefined): void {
     this.#connecting--;
     this.servers.delete(server);
     if (hopeless.test(error.code)) {
-      for (let next = this.#nextWaiter(); next !== undefined; next = this.#nextWaiter()) {
-        next.waiting = false;
-        next.refused(error, raw);
-      }
+      this.#refuseAll(error, raw);
       return;
     }
     this.lastError = error;
+    if (this.node !== undefined) this.#refuseAll(error);
     const delayMs = 100;
     this.#retryAtMs = this.host.nowMs() + delayMs;
     this.host.later(delayMs + 1, () => this.openMore());
   }
+  #refuseAll(error: WireError, raw?: Buffer): void {
+    for (let next = this.#nextWaiter(); next !== undefined; next = this.#nextWaiter()) {
+      next.waiting = false;
+      next.refused(error, raw);
+    }
+  }
+
   /** Why no connection could be made, for those whose wait ends without one. */
   lastError: WireError | undefined;
 
@@ -350,6 +391,11 @@ export class Pool implements ServerOwner {
 
   /** What the sidecars say now. */
   follow(view: View): void {
+    if (this.node !== undefined) {
+      this.#setEndpoint(view.followers.find((each) => each.node === this.node));
+      if (this.endpoint === undefined) this.#refuseAll(wireError("ERROR", "57P03", "the follower is gone"));
+      return;
+    }
     this.#setEndpoint(view.leader);
     if (this.holding === view.holding) return;
     this.holding = view.holding;
@@ -360,9 +406,10 @@ export class Pool implements ServerOwner {
   #setEndpoint(endpoint: Endpoint | undefined): void {
     if (sameEndpoint(endpoint, this.endpoint)) return;
     this.endpoint = endpoint;
+    this.appliedLsn = 0n; // it may have started anew
     this.#retryAtMs = 0;
     for (const server of [...this.servers]) {
-      if (sameEndpoint(this.#endpoints.get(server), endpoint)) continue;
+      if (sameEndpoint(server.endpoint, endpoint)) continue;
       if (this.idle.includes(server)) this.#endServer(server, "another node leads now");
       else if (server.phase === "ready" && server.ring.length > 0) this.#retire(server);
       else server.close("another node leads now");
@@ -402,9 +449,10 @@ export class Pool implements ServerOwner {
   /** Called a few times a second: waits and idle times that are over. */
   sweep(): void {
     const now = this.host.nowMs();
+    const waitMs = this.node === undefined ? this.limits.waitMs : this.readWaitMs;
     while (this.#waitersHead < this.#waiters.length) {
       const oldest = this.#waiters[this.#waitersHead] as Waiter;
-      if (oldest.waiting && now - oldest.waitingSinceMs < this.limits.waitMs) break;
+      if (oldest.waiting && now - oldest.waitingSinceMs < waitMs) break;
       this.#waitersHead++;
       this.waitingCount--;
       if (!oldest.waiting) continue;

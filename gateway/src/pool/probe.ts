@@ -5,7 +5,16 @@
 import { pins } from "../text/plan.ts";
 import { serverNamePrefix } from "./statements.ts";
 
-const probeBase = `SELECT 's'::pg_catalog.text, name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) ALL ('{transaction_isolation,transaction_read_only,transaction_deferrable}'::pg_catalog.text[])
+const settingsFromCatalogue =
+  "SELECT 's'::pg_catalog.text, name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session'";
+/** The extension's: with settings of one's own making, and with values as set_config takes them. */
+const settingsFromExtension =
+  "SELECT 's'::pg_catalog.text, name, value FROM quorate.session_settings() WHERE true";
+
+export const hasSessionSettingsSql =
+  "SELECT pg_catalog.to_regprocedure('quorate.session_settings()') IS NOT NULL";
+
+const probeBase = ` AND name OPERATOR(pg_catalog.<>) ALL ('{transaction_isolation,transaction_read_only,transaction_deferrable}'::pg_catalog.text[])
 UNION ALL SELECT 'r', pg_catalog.current_setting('role'), SESSION_USER::pg_catalog.text
 UNION ALL (SELECT 'T', '', '' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid)
 UNION ALL (SELECT 't', '', '' FROM pg_catalog.pg_depend d WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() LIMIT 1)
@@ -18,8 +27,13 @@ UNION ALL (SELECT 'h', '', '' FROM pg_catalog.pg_cursor() c WHERE c.is_holdable 
  * Settings of one's own making ("app.user") are in no catalogue: they can only be asked for by name. Names come from
  * texts that clients sent and from the bodies of functions.
  */
-export function probeSql(customNames: ReadonlySet<string>, readFunctions: boolean): string {
-  let sql = probeBase;
+export function probeSql(
+  customNames: ReadonlySet<string>,
+  readFunctions: boolean,
+  listsSettings: boolean,
+): string {
+  if (listsSettings) return settingsFromExtension + probeBase;
+  let sql = settingsFromCatalogue + probeBase;
   if (customNames.size > 0) {
     const list = [...customNames].map((name) => `'${name}'`).join(",");
     sql += `\nUNION ALL SELECT 's', n, pg_catalog.current_setting(n, true) FROM pg_catalog.unnest(ARRAY[${list}]::pg_catalog.text[]) n WHERE pg_catalog.current_setting(n, true) OPERATOR(pg_catalog.<>) ''`;

@@ -18,12 +18,16 @@ export class ServerLogin {
   reported: Reported = nothingReported;
   /** BackendKeyData's body: process id and secret. */
   cancelKey: Buffer | undefined;
+  reportsSettings = false;
   readonly #keys: Secret | undefined;
+  readonly #reader: boolean;
   #scram: ScramClient | undefined;
   #verified = false;
 
-  constructor(keys: Secret | undefined) {
+  /** `reader`: on a follower, for reads. */
+  constructor(keys: Secret | undefined, reader = false) {
     this.#keys = keys;
+    this.#reader = reader;
   }
 
   static startup(parameters: ReadonlyMap<string, string>): Buffer {
@@ -37,10 +41,14 @@ export class ServerLogin {
         return this.#authentication(bytes, start, end);
       case be.parameterStatus: {
         const stop = bytes.indexOf(0, start + 5);
-        this.reported = this.reported.with(
-          bytes.utf8Slice(start + 5, stop),
-          bytes.utf8Slice(stop + 1, end - 1),
-        );
+        const name = bytes.utf8Slice(start + 5, stop);
+        if (name === "quorate.settings_changes") this.reportsSettings = true;
+        else if (!/^quorate\.last_/.test(name)) {
+          // A session is the same wherever its reads are answered.
+          const value =
+            name === "in_hot_standby" && this.#reader ? "off" : bytes.utf8Slice(stop + 1, end - 1);
+          this.reported = this.reported.with(name, value);
+        }
         return wait;
       }
       case be.backendKeyData:

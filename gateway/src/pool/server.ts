@@ -3,6 +3,8 @@
  * the client that holds it. Rows pass as ranges of the shared read buffer; only the few messages that tell something
  * about the session's state are looked at.
  */
+
+import { parseLsn } from "../session/position.ts";
 import type { Reported, Settings } from "../session/settings.ts";
 import { noSettings, nothingReported } from "../session/settings.ts";
 import type { Effect, Plan } from "../text/plan.ts";
@@ -10,7 +12,9 @@ import { type Link, type LinkOwner, queueHighBytes } from "../transport/transpor
 import { closeCompleteBytes, message, parameterStatus, parseCompleteBytes, query } from "../wire/build.ts";
 import { be, int32, maxMessageBytes, txIdle } from "../wire/codec.ts";
 import { readError, readErrorFields, type WireError } from "../wire/errors.ts";
+import type { Endpoint } from "./pool.ts";
 import { owed, Ring } from "./ring.ts";
+import { readRow } from "./rows.ts";
 import type { ServerLogin } from "./server-login.ts";
 import { type Statement, serverNamePrefix } from "./statements.ts";
 
@@ -37,6 +41,8 @@ export interface Holder {
   staleStatement(statement: Statement | undefined): boolean;
   /** The server's last words; true if the client needn't hear them, because its request will be made again. */
   serverEnding(code: string): boolean;
+  /** A follower has refused; true if the leader is asked instead, the error is not for the client then. */
+  followerFailed(code: string): boolean;
   serverLost(reason: string, error: Buffer | undefined): void;
   serverDrained(): void;
 }
@@ -51,6 +57,8 @@ export type ServerOwner = {
   serverReady(server: Server): void;
   serverFailed(server: Server, error: WireError, raw: Buffer | undefined): void;
   serverClosed(server: Server, reason: string): void;
+  /** Its session is clean: it is free again. */
+  release(server: Server): void;
 };
 
 type Internal = {
@@ -117,6 +125,15 @@ export class Server implements LinkOwner {
   hideReady = false;
   connectedAtMs = 0;
   usedAtMs = 0;
+  endpoint: Endpoint | undefined;
+  /** Its node follows: what fails there is asked of the leader. */
+  reader = false;
+  /** Tells when settings have changed, by whatever means (the extension's report). */
+  reportsSettings = false;
+  /** The highest position that it has reported: what it showed is told only when that has grown. */
+  shownLsn = 0n;
+  /** They have, since the last ReadyForQuery outside of a transaction. */
+  settingsChanged = false;
   /** Its node leads no more: answers are awaited for a moment, nothing is sent. */
   retired = false;
   lastHolder: Holder | undefined;
@@ -360,6 +377,7 @@ export class Server implements LinkOwner {
         return;
       case "ready":
         this.reported = login.reported;
+        this.reportsSettings = login.reportsSettings;
         this.cancelKey = login.cancelKey;
         this.login = undefined;
         this.phase = "ready";
@@ -424,10 +442,17 @@ export class Server implements LinkOwner {
         return bytes[start + 6] !== 0x57 || !stopping.test(readError(bytes, start, end).code);
       case be.parameterStatus: {
         const stop = bytes.indexOf(0, start + 5);
-        this.reported = this.reported.with(
-          bytes.utf8Slice(start + 5, stop),
-          bytes.utf8Slice(stop + 1, end - 1),
-        );
+        const name = bytes.utf8Slice(start + 5, stop);
+        const value = bytes.utf8Slice(stop + 1, end - 1);
+        if (name.startsWith("quorate.") && name !== "quorate.read") {
+          if (name === "quorate.settings_changes") {
+            if (head !== owed.internal) this.settingsChanged = true;
+            return false;
+          }
+          const lsn = parseLsn(value);
+          if (lsn > this.shownLsn) this.shownLsn = lsn;
+          return head !== owed.internal;
+        } else if (name !== "in_hot_standby" || !this.reader) this.reported = this.reported.with(name, value);
         return false; // the client is told just before ReadyForQuery
       }
       default:
@@ -493,6 +518,10 @@ export class Server implements LinkOwner {
       if (holder?.serverEnding(readError(bytes, start, end).code)) return false;
       this.#lastError = Buffer.from(bytes.subarray(start, end));
       return true;
+    }
+    if (this.reader && holder?.followerFailed(readError(bytes, start, end).code)) {
+      if (head !== owed.query) this.#skipToSync();
+      return false;
     }
     if (head === owed.none) {
       // Nothing is owed: the server will ignore everything up to a Sync.
@@ -668,19 +697,3 @@ export class Server implements LinkOwner {
 const stopping = /^57P0[12]$/;
 const sharedName = new RegExp(`${serverNamePrefix}\\d+`, "g");
 const emptyBuffer: Buffer = Buffer.alloc(0);
-
-function readRow(bytes: Buffer, start: number): (string | null)[] {
-  const count = ((bytes[start + 5] as number) << 8) | (bytes[start + 6] as number);
-  const values: (string | null)[] = [];
-  let at = start + 7;
-  for (let column = 0; column < count; column++) {
-    const length = int32(bytes, at);
-    at += 4;
-    if (length < 0) values.push(null);
-    else {
-      values.push(bytes.utf8Slice(at, at + length));
-      at += length;
-    }
-  }
-  return values;
-}

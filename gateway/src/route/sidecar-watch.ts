@@ -8,6 +8,8 @@ export type SidecarAddress = { readonly host: string; readonly grpcPort: number 
 const intervalMs = 500;
 const silenceMs = 3_000;
 const pauseMs = 200;
+/** Listeners hear of mere progress this often. */
+const positionsMs = 1_000;
 
 type Watched = { readonly client: SidecarClient; readonly over: AbortController; node?: string };
 
@@ -17,6 +19,7 @@ export class SidecarWatch implements LeaderSource {
   readonly #listeners = new Set<(view: View) => void>();
   readonly #watched = new Map<string, Watched>();
   readonly #watcher: string;
+  #toldAtMs = 0;
 
   constructor(addresses: readonly SidecarAddress[], watcher: string) {
     this.#watcher = watcher;
@@ -65,7 +68,10 @@ export class SidecarWatch implements LeaderSource {
     const view = viewOf(table);
     const same = sameView(view, this.view);
     this.view = view;
-    if (!same) for (const each of this.#listeners) each(view);
+    const nowMs = performance.now();
+    if (same && nowMs - this.#toldAtMs < positionsMs) return;
+    this.#toldAtMs = nowMs;
+    for (const each of this.#listeners) each(view);
   }
 
   subscribe(changed: (view: View) => void): () => void {

@@ -1,4 +1,5 @@
 /** What stands around a client: its worker, and what takes the place of a link that is gone. */
+import type { Pool } from "../pool/pool.ts";
 import type { Link } from "../transport/transport.ts";
 import type { Client } from "./client.ts";
 
@@ -6,6 +7,8 @@ import type { Client } from "./client.ts";
 export type ClientHost = {
   nowMs(): number;
   clientGone(client: Client): void;
+  /** The pool of the follower that should answer a read of this client, if there is one. */
+  reader(client: Client): Pool | undefined;
   /** A request is done: for the statistics. */
   requestDone(client: Client, startedAtMs: number): void;
 };
@@ -22,3 +25,9 @@ export const deadLink: Link = {
   destroy() {},
   peer: "gone",
 };
+
+/** A blocked client may send so much before it is read no further. */
+export const keptWhileBlocked = 64 * 1024;
+
+/** Largest request of extended-protocol messages that is kept for making it again. */
+export const keptRequestBytes = 16 * 1024;

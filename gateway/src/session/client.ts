@@ -8,14 +8,19 @@ import { customNamesIn, type ProbeResult, probeSql, readProbe } from "../pool/pr
 import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
 import type { Statement } from "../pool/statements.ts";
+import { levelChanges, type ReadLevel, sameLevel } from "../route/choose-follower.ts";
 import { type Effect, pins, probedPins } from "../text/plan.ts";
-import { type Link, type LinkOwner, queueHighBytes } from "../transport/transport.ts";
-import { copyBytes, giveBuffer, takeBuffer } from "../wire/buffer.ts";
+import { type LinkOwner, queueHighBytes } from "../transport/transport.ts";
+import { giveBuffer } from "../wire/buffer.ts";
 import { readyForQuery } from "../wire/build.ts";
-import { txFailed, txIdle, txOpen } from "../wire/codec.ts";
+import { txIdle, txOpen } from "../wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "../wire/errors.ts";
-import { type ClientHost, deadLink, nothing } from "./client-host.ts";
+import { deadLink, keptWhileBlocked } from "./client-host.ts";
+import { ClientState } from "./client-state.ts";
+import { Inbox } from "./inbox.ts";
+import { pinnedSessionLost, tellLoss } from "./loss.ts";
 import { PendingSettings } from "./pending-settings.ts";
+import { waitForLsnSql } from "./position.ts";
 import { consume } from "./requests.ts";
 import {
   type Change,
@@ -23,111 +28,58 @@ import {
   noSettings,
   nothingReported,
   type Reported,
-  type Settings,
   settingsChangeSql,
   settingsOf,
 } from "./settings.ts";
 
-/** A blocked client may send so much before it is read no further. */
-const keptWhileBlocked = 64 * 1024;
-
-/** Largest request of extended-protocol messages that is kept for making it again. */
-export const keptRequestBytes = 16 * 1024;
-
-export class Client implements LinkOwner, Waiter {
-  link: Link;
-  readonly host: ClientHost;
-  readonly pool: Pool;
-  readonly id: number;
-  server: Server | undefined;
-  settings: Settings;
-  /** What RESET goes back to: the startup parameters. */
-  readonly startupSettings: Settings;
-  reported: Reported = nothingReported;
-  /** The client's names of shared statements. */
-  statements: Map<string, Statement> | undefined;
-  unnamed: Statement | undefined;
-  portals: Map<string, Statement> | undefined;
-  unnamedPortal: Statement | undefined;
-  pins = 0;
-  needProbe = false;
-  /** Names of prepared statements are passed on as they are: SQL PREPARE and EXECUTE can see them. */
-  verbatim = false;
-  /** Extended-protocol messages were sent since the last Sync. */
-  unsynced = false;
-  /** Waits for a server connection, or for the settings of one: what comes is kept. */
-  blocked = false;
-  /** The next message waits until everything before it has been answered. */
-  drainFirst = false;
-  /** The open transaction has changed settings that texts depend on. */
-  parsingChanged = false;
-  /** The unnamed statement was parsed since the last Sync. */
-  parsedUnnamed = false;
-  /** Statements were named or closed since the last Sync … */
-  segmentNames = false;
-  /** … or before it, and whether that worked isn't known yet. */
-  namesPending = false;
-  /** Messages up to Sync are ignored: an error was given without a server. */
-  skipping = false;
-  /** The transaction was lost with its server: only its end is accepted. */
-  lost = false;
-  gone = false;
-  lostTold = false;
-  waiting = false;
-  waitingSinceMs = 0;
-  requestSinceMs = 0;
-  connectedAtMs = 0;
-  requests = 0;
-  transactions = 0;
-  /** Bytes that are still to come of a message that is passed on, or ignored, in parts … */
-  streaming = 0;
-  /** … and the server that has had its beginning: it gets the rest, whatever happens meanwhile, or nobody does. */
-  streamTo: Server | undefined;
-  /** Settings that went back to their defaults since the last ReadyForQuery; "*": all. */
-  resets: Set<string> | undefined;
-  /** All that is in flight only reads. */
-  requestReads = true;
-  pending: PendingSettings | undefined;
-  failures: Buffer[] | undefined;
-  kept: Buffer | undefined;
-  keptLength = 0;
-  #inbox: Buffer = nothing;
-  #inboxLength = 0;
-  #inboxNeeds = 0;
+export class Client extends ClientState implements LinkOwner, Waiter {
+  readonly #inbox = new Inbox();
   #pausedForServer = false;
   #replay = false;
-  /** A request is being made again. */
-  again = false;
   #onGreeted: ((error: WireError | undefined, raw: Buffer | undefined) => void) | undefined;
-  applicationName: string | undefined;
-
-  constructor(host: ClientHost, link: Link, pool: Pool, id: number, startupSettings: Settings) {
-    this.host = host;
-    this.link = link;
-    this.pool = pool;
-    this.id = id;
-    this.startupSettings = startupSettings;
-    this.settings = startupSettings;
-  }
 
   /** Finds out what a server reports with the client's settings, from an earlier login or from a server. */
   greet(done: (error: WireError | undefined, raw: Buffer | undefined) => void): void {
     const known = this.pool.greetings.get(this.settings.key);
     if (known !== undefined) {
-      this.reported = known;
+      this.#welcomed(known);
       done(undefined, undefined);
       return;
     }
     this.#onGreeted = done;
-    const server = this.pool.acquire(this);
+    this.#acquire(this.pool);
+  }
+
+  #welcomed(reported: Reported): void {
+    this.reported = reported;
+    this.#levelFrom = reported;
+    this.#setLevel(reported.readLevel);
+    this.startupSettings = this.settings;
+  }
+  #levelFrom: Reported = nothingReported;
+
+  /** The server gets the settings that go with it before the client hears of the change. */
+  #setLevel(level: ReadLevel): void {
+    if (sameLevel(level, this.level)) return;
+    this.settings = changeSettings(this.settings, levelChanges(this.level, level), noSettings);
+    this.level = level;
+    this.routes = this.readOnly || level.kind !== "leader";
+  }
+
+  /** From this pool at once, or `granted` comes later. */
+  #acquire(pool: Pool): void {
+    this.#from = pool;
+    const server = pool.acquire(this);
     if (server !== undefined) this.granted(server);
     else this.blocked = true;
   }
+  /** Where a connection is waited for, or was had from last. */
+  #from: Pool = this.pool;
 
   data(bytes: Buffer, start: number, end: number): void {
-    if (this.blocked || this.#inboxLength > 0) {
+    if (this.blocked || this.#inbox.length > 0) {
       this.#keep(bytes, start, end, 0);
-      if (this.blocked || this.#inboxLength < this.#inboxNeeds) return;
+      if (this.blocked || !this.#inbox.complete) return;
       this.#consumeInbox();
       return;
     }
@@ -148,40 +100,65 @@ export class Client implements LinkOwner, Waiter {
 
   #consumeInbox(): void {
     const inbox = this.#inbox;
-    const length = this.#inboxLength;
-    this.#inbox = nothing;
-    this.#inboxLength = 0;
-    this.#inboxNeeds = 0;
-    this.#consume(inbox, 0, length);
-    giveBuffer(inbox);
+    const { length } = inbox;
+    const bytes = inbox.take();
+    this.#consume(bytes, 0, length);
+    giveBuffer(bytes);
   }
 
   #keep(bytes: Buffer, start: number, end: number, needs: number): void {
-    const length = this.#inboxLength + end - start;
-    if (this.#inbox.length < length) {
-      const larger = takeBuffer(Math.max(length, needs, Math.min(length * 2, 1 << 20)));
-      copyBytes(this.#inbox, 0, this.#inboxLength, larger, 0);
-      giveBuffer(this.#inbox);
-      this.#inbox = larger;
-    }
-    copyBytes(bytes, start, end, this.#inbox, this.#inboxLength);
-    this.#inboxLength = length;
-    if (needs > 0) this.#inboxNeeds = needs;
+    this.#inbox.add(bytes, start, end, needs);
     // Read on while there is little: only so is it noticed when the client leaves.
-    if (this.blocked && this.#inboxLength > keptWhileBlocked) this.link.pause();
+    if (this.blocked && this.#inbox.length > keptWhileBlocked) this.link.pause();
   }
 
   /** A server for the next message: at once, or undefined and `granted` later. */
-  need(): Server | undefined {
+  need(reads = false): Server | undefined {
     if (this.server !== undefined) return this.server;
     this.requestSinceMs = this.host.nowMs();
-    const server = this.pool.acquire(this);
+    const pool = reads ? (this.host.reader(this) ?? this.pool) : this.pool;
+    this.#from = pool;
+    const server = pool.acquire(this);
     if (server === undefined) {
       this.blocked = true;
       return undefined;
     }
     this.server = server;
+    if (server.reader && this.#mustCatchUp(server, pool)) {
+      this.blocked = true;
+      return undefined;
+    }
     return server;
+  }
+
+  /** What the session has seen must be on the follower first; if it takes too long, the leader is asked. */
+  #mustCatchUp(server: Server, pool: Pool): boolean {
+    this.lastReader = pool.node;
+    if (this.level.kind !== "session" || this.seenLsn <= pool.appliedLsn) return false;
+    const lsn = this.seenLsn;
+    this.#catchingUp = true;
+    server.internal(waitForLsnSql(lsn, pool.readWaitMs), (result) => {
+      if (server.phase === "closed") return;
+      this.#catchingUp = false;
+      if (result.error === undefined) {
+        if (lsn > pool.appliedLsn) pool.appliedLsn = lsn;
+        this.unblock();
+      } else this.#askLeader();
+    });
+    return true;
+  }
+  #catchingUp = false;
+
+  /** Nothing of the request is on the follower: the leader gets it. */
+  #askLeader(): void {
+    const server = this.server;
+    this.server = undefined;
+    if (server !== undefined) server.owner.release(server);
+    if (this.gone) {
+      this.host.clientGone(this);
+      return;
+    }
+    this.#acquire(this.pool);
   }
 
   /** Between transactions and without pins: another connection is as good, this one isn't. */
@@ -201,13 +178,14 @@ export class Client implements LinkOwner, Waiter {
     const greeted = this.#onGreeted;
     if (greeted !== undefined) {
       this.#onGreeted = undefined;
-      this.reported = server.reported;
+      this.#welcomed(server.reported);
       this.pool.greetings.set(this.settings.key, server.reported);
       greeted(undefined, undefined);
       this.#letGo();
       this.blocked = false;
       return;
     }
+    if (server.reader && this.#mustCatchUp(server, this.#from)) return;
     const again = this.#again;
     if (again !== undefined) {
       this.#again = undefined;
@@ -223,11 +201,15 @@ export class Client implements LinkOwner, Waiter {
       this.afterReady();
       return;
     }
-    if (this.#inboxLength > 0) this.#consumeInbox();
+    if (this.#inbox.length > 0) this.#consumeInbox();
     if (!this.blocked) this.link.resume();
   }
 
   refused(error: WireError, raw: Buffer | undefined): void {
+    if (this.#from !== this.pool) {
+      this.#acquire(this.pool);
+      return;
+    }
     const greeted = this.#onGreeted;
     if (greeted !== undefined) {
       this.#onGreeted = undefined;
@@ -247,23 +229,11 @@ export class Client implements LinkOwner, Waiter {
       this.#send(readyForQuery(txIdle));
       return;
     }
-    if (this.#inboxLength > 0 && this.#inbox[0] === 0x51) {
-      this.#dropFirst();
+    if (this.#inbox.first === 0x51) {
+      this.streaming = this.#inbox.dropFirst();
+      this.streamTo = undefined;
       this.#send(readyForQuery(txIdle));
     } else this.skipping = true;
-  }
-
-  #dropFirst(): void {
-    const total = this.#inbox.readUInt32BE(1) + 1;
-    if (total <= this.#inboxLength) {
-      this.#inbox = this.#inbox.subarray(total, this.#inboxLength);
-      this.#inboxLength -= total;
-    } else {
-      this.streaming = total - this.#inboxLength;
-      this.streamTo = undefined;
-      this.#inboxLength = 0;
-    }
-    this.#inboxNeeds = 0;
   }
 
   #send(bytes: Buffer): void {
@@ -334,6 +304,24 @@ export class Client implements LinkOwner, Waiter {
 
   beforeReady(status: number): boolean {
     const server = this.server as Server;
+    if (this.#elsewhere) {
+      this.#noteSeen(server);
+      return true;
+    }
+    if (server.reported !== this.#levelFrom) {
+      this.#levelFrom = server.reported;
+      this.#setLevel(server.reported.readLevel);
+    }
+    if (this.level.kind === "session" && server.shownLsn > this.seenLsn) this.seenLsn = server.shownLsn;
+    if (server.settingsChanged && status === txIdle) {
+      server.settingsChanged = false;
+      if (this.otherWork) this.needProbe = true;
+    }
+    if (status === txIdle) {
+      this.otherWork = false;
+      if (this.changesDefaults) this.pool.host.defaultsChanged();
+      this.changesDefaults = false;
+    }
     if (status !== txIdle) return status === txOpen && this.#resetInTransaction(server);
     this.resets = undefined;
     this.transactions++;
@@ -432,9 +420,26 @@ export class Client implements LinkOwner, Waiter {
     return again;
   }
 
+  followerFailed(code: string): boolean {
+    const server = this.server as Server;
+    // What the client has cancelled, or its own timeout, is no failure of the follower.
+    if (code === "57014" || !this.#repeatable(server)) return false;
+    this.#elsewhere = true;
+    return true;
+  }
+  /** The request on a follower has failed: it is made again on the leader. */
+  #elsewhere = false;
+
   afterReady(): void {
     const server = this.server;
     if (server === undefined) return;
+    if (this.#elsewhere) {
+      this.#elsewhere = false;
+      this.server = undefined;
+      server.owner.release(server);
+      this.#repeat();
+      return;
+    }
     if (this.drainFirst && server.ring.countReady() === 0) {
       this.drainFirst = false;
       this.namesPending = false;
@@ -462,10 +467,11 @@ export class Client implements LinkOwner, Waiter {
       this.needProbe = false;
       this.blocked = true;
       this.#probing = true;
-      const sql = probeSql(this.pool.customNames, this.pool.readFunctionsNow());
+      const sql = probeSql(this.pool.customNames, this.pool.readFunctionsNow(), this.pool.listsSettings);
       server.internal(sql, (result) => {
         if (server.phase === "closed") return;
         this.#probing = false;
+        server.settingsChanged = false;
         if (result.error !== undefined) this.pins |= pins.unknown;
         else this.#probed(server, readProbe(result.rows, this.pool.user));
         this.blocked = false;
@@ -519,7 +525,7 @@ export class Client implements LinkOwner, Waiter {
     this.server = undefined;
     if (this.#pausedForServer) this.serverDrained();
     this.unnamedPortal = undefined;
-    this.pool.release(server);
+    server.owner.release(server);
   }
 
   /**
@@ -557,16 +563,18 @@ export class Client implements LinkOwner, Waiter {
   }
 
   /** The kept request waits for another server. */
-  #repeat(server: Server): void {
+  #repeat(): void {
     this.#again = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
     this.keptLength = 0; // sending it keeps it once more
-    this.#againPrelude = server.preludeSeen;
-    this.#againRows = server.rowsSeen;
     this.#notExecuted = false;
     this.needProbe = false;
     this.blocked = true;
-    const next = this.pool.acquire(this);
-    if (next !== undefined) this.granted(next);
+    this.#acquire(this.pool);
+  }
+  /** What the client has had of the answers already. */
+  #noteSeen(server: Server): void {
+    this.#againPrelude = server.preludeSeen;
+    this.#againRows = server.rowsSeen;
   }
   #again: Buffer | undefined;
   #againPrelude = 0;
@@ -581,24 +589,19 @@ export class Client implements LinkOwner, Waiter {
       if (this.gone) this.host.clientGone(this);
       return;
     }
+    if (this.#catchingUp) {
+      this.#catchingUp = false;
+      this.#acquire(this.pool);
+      return;
+    }
     if (this.#notExecuted || (this.requestReads && this.#repeatable(server))) {
-      this.#repeat(server);
+      this.#noteSeen(server);
+      this.#repeat();
       return;
     }
     const inFlight = server.ring.countReady() > 0 || (this.unsynced && server.ring.length > 0);
     if (lastError !== undefined || this.pins !== 0 || this.verbatim || this.#probing) {
-      if (lastError === undefined) {
-        this.#send(
-          errorBytes(
-            wireError("FATAL", "57P01", `the server connection of this session was lost: ${reason}`, {
-              detail: inFlight
-                ? "Whether the request in flight was executed is unknown."
-                : "No request was in flight.",
-              hint: "The session's state on the server is gone with it: connect again.",
-            }),
-          ),
-        );
-      }
+      if (lastError === undefined) this.#send(errorBytes(pinnedSessionLost(reason, inFlight)));
       this.link.close();
       return;
     }
@@ -606,57 +609,9 @@ export class Client implements LinkOwner, Waiter {
       this.#send(readyForQuery(this.#heldReady));
       this.#heldReady = 0;
     }
-    this.#lostInFlight(server, reason, inFlight);
+    tellLoss(this, server, reason, inFlight);
     this.drainFirst = false;
     this.unblock();
-  }
-
-  #lostInFlight(server: Server, reason: string, inFlight: boolean): void {
-    this.pending = undefined;
-    const open = server.status !== txIdle || this.unsynced;
-    if (!inFlight && !open) return;
-    if (!inFlight || (open && !server.ring.mayDo("commit"))) {
-      // Without COMMIT the transaction is certainly not committed.
-      this.lost = true;
-      if (!inFlight) return;
-      this.#send(
-        errorBytes(
-          wireError(
-            "ERROR",
-            "40001",
-            `the transaction was rolled back: the connection to its server was lost (${reason})`,
-            {
-              hint: "Nothing of it was committed; the transaction can be repeated.",
-            },
-          ),
-        ),
-      );
-      this.#endRequests(server, txFailed);
-      return;
-    }
-    this.#send(
-      errorBytes(
-        wireError("ERROR", "08007", `outcome unknown: the connection to the server was lost (${reason})`, {
-          hint: "The request may or may not have been executed: look before you repeat it.",
-        }),
-      ),
-    );
-    this.#endRequests(server, txIdle);
-  }
-
-  /** One ReadyForQuery for each request that is owed one. */
-  #endRequests(server: Server, status: number): void {
-    const owedReady = server.ring.countReady();
-    for (let each = 0; each < owedReady; each++) {
-      if (each > 0)
-        this.#send(errorBytes(wireError("ERROR", "08006", "the connection to the server was lost")));
-      this.#send(readyForQuery(status));
-    }
-    if (this.unsynced) {
-      this.skipping = true;
-      this.unsynced = false;
-    }
-    this.link.resume();
   }
 
   drained(): void {
@@ -678,9 +633,8 @@ export class Client implements LinkOwner, Waiter {
     this.gone = true;
     this.drainFirst = false;
     this.link = deadLink;
-    this.#inbox = nothing;
-    this.#inboxLength = 0;
-    this.pool.forget(this);
+    this.#inbox.clear();
+    this.#from.forget(this);
     const server = this.server;
     if (server === undefined) {
       this.host.clientGone(this);

@@ -37,6 +37,8 @@ export type StartupRequest = {
   readonly minorVersion: number;
   readonly keys: ScramKeys | undefined;
   readonly secure: boolean;
+  /** It came by the port for reads. */
+  readonly readOnly: boolean;
 };
 
 export type Tls = {
@@ -80,8 +82,10 @@ export class Login implements LinkOwner {
   #scram: ScramServer | undefined;
   #entry: UserEntry | undefined;
   readonly startedAtMs: number;
+  readonly #readOnly: boolean;
 
-  constructor(host: LoginHost, link: ServerSideLink, nowMs: number) {
+  constructor(host: LoginHost, link: ServerSideLink, nowMs: number, readOnly = false) {
+    this.#readOnly = readOnly;
     this.#host = host;
     this.#link = link;
     this.startedAtMs = nowMs;
@@ -212,6 +216,7 @@ export class Login implements LinkOwner {
       parameters,
       minorVersion: Math.min(minor, 2),
       secure: this.#secure,
+      readOnly: this.#readOnly,
     };
     const refusal = this.#host.admit({ user, database });
     if (refusal !== undefined) {

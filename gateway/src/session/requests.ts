@@ -16,7 +16,8 @@ import {
 } from "../wire/build.ts";
 import { fe, int32, maxMessageBytes, putInt32, txFailed, txIdle, zeroAt } from "../wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "../wire/errors.ts";
-import { type Client, keptRequestBytes } from "./client.ts";
+import type { Client } from "./client.ts";
+import { keptRequestBytes } from "./client-host.ts";
 
 /** Longer statements are passed on in parts and pin their client: they can't be looked at. */
 const longestWhole = 64 * 1024 * 1024;
@@ -270,6 +271,7 @@ function note(client: Client, plan: Plan): void {
   client.pins |= plan.pins;
   if (plan.customNames !== undefined) client.pool.noteCustomNames(plan.customNames);
   if (plan.ddl) client.pool.definitionsChanged();
+  if (plan.changesDefaults) client.changesDefaults = true;
 }
 
 /**
@@ -335,10 +337,53 @@ function enterVerbatim(client: Client, server: Server): void {
   });
 }
 
+/**
+ * Whether all statements from here to Sync only read. Where that can't be seen yet, the leader is right in any case.
+ * `[at, end)` begins with a message.
+ */
+function segmentReads(client: Client, bytes: Buffer, at: number, end: number): boolean {
+  if (client.readOnly) return true;
+  if (client.server !== undefined) return false;
+  for (let start = at; end - start >= 5; ) {
+    const next = start + int32(bytes, start + 1) + 1;
+    if (next > end) return false;
+    switch (bytes[start]) {
+      case fe.parse: {
+        const nameEnd = zeroAt(bytes, start + 5, next);
+        const textEnd = nameEnd < 0 ? -1 : zeroAt(bytes, nameEnd + 1, next);
+        if (textEnd < 0) return false;
+        const plan = client.pool.host.plans.of(bytes, nameEnd + 1, textEnd);
+        if (!plan.read && !plan.readOnly) return false;
+        break;
+      }
+      case fe.bind: {
+        const portalEnd = zeroAt(bytes, start + 5, next);
+        const nameEnd = portalEnd < 0 ? -1 : zeroAt(bytes, portalEnd + 1, next);
+        if (nameEnd < 0) return false;
+        // An unnamed one was parsed in this segment, or is the last; a name that is given here was looked at above.
+        const name = bytes.latin1Slice(portalEnd + 1, nameEnd);
+        const plan = (name === "" ? client.unnamed : client.statements?.get(name))?.plan;
+        if (plan !== undefined && !plan.read && !plan.readOnly) return false;
+        break;
+      }
+      case fe.sync:
+        return true;
+      case fe.describe:
+      case fe.execute:
+      case fe.close:
+        break;
+      default:
+        return false;
+    }
+    start = next;
+  }
+  return false;
+}
+
 function handleQuery(client: Client, bytes: Buffer, at: number, next: number, end: number): Outcome {
   if (next > end && next - at <= longestWhole) return incomplete;
   const plan = next > end ? opaque : client.pool.host.plans.of(bytes, at + 5, next - 1);
-  let server = client.need();
+  let server = client.need(client.routes && (client.readOnly || plan.read || plan.readOnly));
   while (server !== undefined && wantsFreshTemp(client, server, plan)) {
     client.swap("its temporary buffers are fixed");
     server = client.need();
@@ -347,6 +392,7 @@ function handleQuery(client: Client, bytes: Buffer, at: number, next: number, en
   if (server.skipping) return done;
   if (!admit(client, server, plan)) return blocked;
   if (!plan.read && !plan.begins) client.requestReads = false;
+  if (!plan.pure) client.otherWork = true;
   keep(client, server, bytes, at, next, end);
   server.ring.push(owed.query, plan.effects === null ? undefined : plan);
   client.unnamed = undefined;
@@ -404,7 +450,7 @@ function handleParse(client: Client, bytes: Buffer, at: number, next: number, en
   }
   const nameEnd = zeroAt(bytes, at + 5, next);
   if (nameEnd < 0 || zeroAt(bytes, nameEnd + 1, next) < 0) return malformed(client);
-  const server = client.need();
+  const server = client.need(client.routes && segmentReads(client, bytes, at, end));
   if (server === undefined) return blocked;
   if (server.skipping) return done;
   const name = nameEnd === at + 5 ? "" : bytes.latin1Slice(at + 5, nameEnd);
@@ -508,7 +554,7 @@ function handleBind(client: Client, bytes: Buffer, at: number, next: number, end
   const portalEnd = zeroAt(bytes, at + 5, here);
   const nameEnd = portalEnd < 0 ? -1 : zeroAt(bytes, portalEnd + 1, here);
   if (nameEnd < 0 || nameEnd - at > 900) return next > end ? incomplete : malformed(client);
-  const server = client.need();
+  const server = client.need(client.routes && segmentReads(client, bytes, at, end));
   if (server === undefined) return blocked;
   if (server.skipping) return done;
   const name = nameEnd === portalEnd + 1 ? "" : bytes.latin1Slice(portalEnd + 1, nameEnd);
@@ -586,6 +632,7 @@ function handleExecute(client: Client, bytes: Buffer, at: number, next: number):
   const plan = statement?.plan;
   if (plan !== undefined) note(client, plan);
   if (!plan?.read && !plan?.begins) client.requestReads = false;
+  if (!plan?.pure) client.otherWork = true;
   keep(client, server, bytes, at, next, next);
   client.unsynced = true;
   client.requests++;

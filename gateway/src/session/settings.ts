@@ -3,6 +3,7 @@
  * comparison of pointers. `Settings` holds what was set explicitly, on top of the server's own defaults.
  */
 
+import { parseReadLevel, type ReadLevel } from "../route/choose-follower.ts";
 import { mattersForParsing } from "../text/analyse.ts";
 
 export class Settings {
@@ -89,10 +90,13 @@ function quoteName(name: string): string {
 /** What the server has reported of itself (ParameterStatus), interned as well. */
 export class Reported {
   readonly values: ReadonlyMap<string, string>;
+  /** Where reads of a session that reports this may be answered. */
+  readonly readLevel: ReadLevel;
   readonly #lower = new Map<string, string>();
 
   constructor(values: ReadonlyMap<string, string>) {
     this.values = values;
+    this.readLevel = parseReadLevel(values.get("quorate.read"));
     for (const [name, value] of values) this.#lower.set(name.toLowerCase(), value);
   }
 

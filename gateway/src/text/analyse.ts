@@ -12,6 +12,7 @@ type Findings = {
   writes: boolean;
   changesParsing: boolean;
   ddl: boolean;
+  changesDefaults: boolean;
 };
 
 /** Settings that don't change what a text means; a client's own ("app.user") don't either. */
@@ -29,6 +30,7 @@ export function analyse(statements: readonly Statement[], isSafeFunction: IsSafe
     writes: false,
     changesParsing: false,
     ddl: false,
+    changesDefaults: false,
   };
   const effects: Effect[] = [];
   for (const { stmt } of statements) {
@@ -37,6 +39,8 @@ export function analyse(statements: readonly Statement[], isSafeFunction: IsSafe
   }
   return {
     read: !found.writes && !found.probe && found.pins === 0,
+    readOnly: effects.length === 1 && readOnlyBegin(statements[0]?.stmt),
+    pure: effects.length > 0 && effects.every((each) => each.kind !== "none"),
     begins: effects.length === 1 && effects[0]?.kind === "begin",
     probe: found.probe,
     pins: found.pins,
@@ -44,7 +48,23 @@ export function analyse(statements: readonly Statement[], isSafeFunction: IsSafe
     sqlPrepare: found.sqlPrepare,
     changesParsing: found.changesParsing || found.probe,
     ddl: found.ddl,
+    changesDefaults: found.changesDefaults,
   };
+}
+
+function readOnlyBegin(stmt: Tree | undefined): boolean {
+  const node = stmt?.["TransactionStmt"] as Tree | undefined;
+  const options = node?.["options"];
+  if (node === undefined || !Array.isArray(options)) return false;
+  if (node["kind"] !== "TRANS_STMT_BEGIN" && node["kind"] !== "TRANS_STMT_START") return false;
+  return options.some((each) => {
+    const option = (each as Tree)["DefElem"] as Tree | undefined;
+    return (
+      option?.["defname"] === "transaction_read_only" &&
+      option["arg"] !== undefined &&
+      constant(option["arg"]) === "1"
+    );
+  });
 }
 
 /** Utility statements that leave nothing behind in the session. */
@@ -114,6 +134,7 @@ function analyseStatement(stmt: Tree, found: Findings, isSafe: IsSafeFunction): 
   if (!rowStatements.has(kind) && !harmless.has(kind)) {
     found.probe = true;
     found.ddl = true;
+    if (kind === "AlterRoleSetStmt" || kind === "AlterDatabaseSetStmt") found.changesDefaults = true;
   }
   if (kind === "DeclareCursorStmt" && (Number(node["options"] ?? 0) & 0x20) !== 0) found.probe = true;
   found.writes = true;

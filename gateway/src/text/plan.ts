@@ -60,6 +60,10 @@ export const noEffect: Effect = { kind: "none" };
 export type Plan = {
   /** Nothing but reading: a follower may answer it. */
   readonly read: boolean;
+  /** Begins a transaction that only reads. */
+  readonly readOnly: boolean;
+  /** Nothing but effects that are known: settings, begin, commit. */
+  readonly pure: boolean;
   /** Begins a transaction and does nothing else: in vain, it has done nothing. */
   readonly begins: boolean;
   /** The session's state has to be looked at when the transaction has ended. */
@@ -74,12 +78,16 @@ export type Plan = {
   readonly changesParsing: boolean;
   /** Settings of one's own making that the text may change inside a function or DO block. */
   readonly customNames?: readonly string[];
+  /** What sessions of a role or database begin with changes. */
+  readonly changesDefaults: boolean;
   /** Definitions change: shared prepared statements may become stale. */
   readonly ddl: boolean;
 };
 
 export const plainRead: Plan = {
   read: true,
+  readOnly: false,
+  pure: false,
   begins: false,
   probe: false,
   pins: 0,
@@ -87,6 +95,7 @@ export const plainRead: Plan = {
   sqlPrepare: false,
   changesParsing: false,
   ddl: false,
+  changesDefaults: false,
 };
 export const plainWrite: Plan = { ...plainRead, read: false };
 /** For text that the parser doesn't understand: the server will most likely refuse it; look afterwards. */

@@ -56,6 +56,10 @@ export class Crew {
     return this.#port;
   }
 
+  get readPort(): number | undefined {
+    return this.#config.listen.readPort;
+  }
+
   async start(): Promise<void> {
     this.#port = await this.#start(0, this.#config.listen.port);
     for (let id = 1; id < this.#config.workers; id++) await this.#start(id, this.#port);

@@ -95,7 +95,10 @@ port.on("message", (message: ToThread) => {
 });
 
 try {
-  say({ kind: "listening", port: await worker.listen(data.config.listen.host, data.port) });
+  const { host, readPort } = data.config.listen;
+  const listening = await worker.listen(host, data.port);
+  if (readPort !== undefined) await worker.listen(host, readPort, true);
+  say({ kind: "listening", port: listening });
 } catch (error) {
   say({ kind: "failed", reason: (error as Error).message });
 }

@@ -1,0 +1,60 @@
+import t from "tap";
+import { chooseFollower, levelChanges, parseReadLevel, type Wish } from "../src/route/choose-follower.ts";
+import type { FollowerEndpoint } from "../src/route/leader-source.ts";
+import { formatLsn, parseLsn } from "../src/session/position.ts";
+
+const follower = (node: string, more: Partial<FollowerEndpoint> = {}): FollowerEndpoint => ({
+  node,
+  term: 1,
+  host: node,
+  port: 5432,
+  zone: "a",
+  appliedLsn: 100n,
+  lagBytes: 0,
+  seenAtMs: 0,
+  ...more,
+});
+const wish = (more: Partial<Wish> = {}): Wish => ({
+  zone: undefined,
+  lsn: 0n,
+  mostLagBytes: 1_000,
+  last: undefined,
+  ...more,
+});
+const idle = () => 0;
+
+t.test("levels are read as the server writes them", async (t) => {
+  t.same(parseReadLevel(undefined), { kind: "leader" });
+  t.same(parseReadLevel("session"), { kind: "session" });
+  t.same(parseReadLevel("bounded(500)"), { kind: "bounded", ms: 500 });
+  t.same(parseReadLevel("bounded(1.5s)"), { kind: "bounded", ms: 1_500 });
+  t.same(parseReadLevel("bounded(2 min)"), { kind: "bounded", ms: 120_000 });
+  for (const text of ["", "bounded()", "bounded(x)", "Session", "bounded(1y)"])
+    t.same(parseReadLevel(text), { kind: "leader" }, `"${text}" means the leader`);
+});
+
+t.test("a change of the level changes just the settings that differ", async (t) => {
+  t.same(levelChanges({ kind: "session" }, { kind: "bounded", ms: 7 }), [
+    { name: "quorate.report_commit_lsn", value: null },
+    { name: "quorate.report_read_lsn", value: null },
+    { name: "quorate.max_staleness", value: "7" },
+  ]);
+  t.same(levelChanges({ kind: "eventual" }, { kind: "leader" }), []);
+});
+
+t.test("zone, then what is applied, then load; too far behind is nobody", async (t) => {
+  const all = [follower("b", { zone: "b" }), follower("near"), follower("far", { lagBytes: 2_000 })];
+  t.equal(chooseFollower(all, wish({ zone: "a" }), idle)?.node, "near");
+  t.equal(chooseFollower(all, wish({ zone: "c" }), idle)?.node, "b", "another zone is better than none");
+  t.equal(chooseFollower([follower("far", { lagBytes: 2_000 })], wish(), idle), undefined);
+  const behind = [follower("old", { appliedLsn: 50n }), follower("new")];
+  t.equal(chooseFollower(behind, wish({ lsn: 80n, last: "old" }), idle)?.node, "new");
+  t.equal(chooseFollower(behind, wish({ lsn: 20n, last: "new" }), idle)?.node, "new", "the one it knows");
+  t.equal(chooseFollower(behind, wish({ last: "new" }), ({ node }) => (node === "new" ? 5 : 0))?.node, "old");
+});
+
+t.test("positions", async (t) => {
+  t.equal(parseLsn("16/B374D848"), 0x16_b374_d848n);
+  t.equal(formatLsn(0x16_b374_d848n), "16/B374D848");
+  t.equal(parseLsn(""), 0n);
+});
