@@ -39,6 +39,12 @@ export async function takePicture(cluster: OpenCluster): Promise<ClusterPicture>
 export async function takeLivePicture(cluster: OpenCluster): Promise<ClusterPicture> {
   const picture = await takePicture(cluster);
   if (picture.nodes.every((node) => node.problem !== null)) {
+    const strange = picture.nodes.find(({ problem }) => problem?.includes("cluster's token") === true);
+    if (strange !== undefined)
+      throw orchestratorErrors.error(
+        "refused",
+        `${strange.id}: ${strange.problem}: check tokenFile in cluster.json`,
+      );
     throw orchestratorErrors.error(
       "not_running",
       `the cluster in ${cluster.dir} does not run: start it with "quorate up"`,
