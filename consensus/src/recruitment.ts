@@ -121,9 +121,9 @@ export function rulesetsOf(report: Report): Ruleset[] {
 
 /**
  * The rulesets of the newest log that may still count, oldest first. Those before one that is known to be durable
- * don't: either some recruited node has applied that very record (same term, same LSN: the same record), or the same
- * term goes on to another ruleset record (a leader writes one only when the one before is durable). A commit LSN
- * alone would be no proof: it may speak of another branch than the newest log among too few recruited nodes.
+ * don't: either some recruited node has applied that very record (same term, same LSN: the same record), or the log goes
+ * on to another ruleset record. A leader writes one only when the one before is durable, and the first of its term only
+ * when its term record is, and thus all before that. A commit LSN alone would be no proof: it may speak of another branch than the newest log among too few recruited nodes.
  */
 export function countingRulesets(newest: Report, reports: Reports): Ruleset[] {
   const applied = new Set<string>();
@@ -135,10 +135,7 @@ export function countingRulesets(newest: Report, reports: Reports): Ruleset[] {
   let first = -1;
   for (const [index, { recordedAt }] of newest.tailRulesets.entries()) {
     const next = newest.tailRulesets[index + 1]?.recordedAt;
-    if (
-      recordedAt !== undefined &&
-      (applied.has(formatPosition(recordedAt)) || recordedAt.term === next?.term)
-    ) {
+    if (recordedAt !== undefined && (applied.has(formatPosition(recordedAt)) || next !== undefined)) {
       first = index;
     }
   }

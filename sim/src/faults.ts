@@ -203,7 +203,9 @@ export class Faults {
     // What is under way may bring in rules that are in no log yet.
     const underWay =
       this.#world.orchestrators.some(({ desk }) => desk.atWork) ||
-      [...this.#world.machines.values()].some(({ postgres }) => postgres?.leading?.admits === false);
+      [...this.#world.machines.values()].some(
+        ({ postgres, changesRules }) => changesRules || postgres?.leading?.admits === false,
+      );
     if (machine.disk === null || rulesets.length === 0 || underWay || this.#someNodeIsLost()) {
       return false;
     }

@@ -116,6 +116,13 @@ export abstract class MachineProcesses {
     return this.core !== null;
   }
 
+  /** A ruleset was asked for here, and has perhaps not reached Postgres yet. */
+  get changesRules(): boolean {
+    return [...(this.core?.operations.values() ?? [])].some(
+      ({ request }) => request.kind === "changeRuleset",
+    );
+  }
+
   get promisedTerm(): number {
     return this.promise?.term ?? 0;
   }

@@ -326,7 +326,7 @@ export class Orchestrator {
 
   #repair({ node, action, leader, member, reason }: Extract<Decision, { kind: "repair" }>): void {
     if (action === "replace" || action === "finish") {
-      this.#changeCohort(node, action);
+      this.#changeCohort(node, leader, action);
       return;
     }
     if (action === "restart") {
@@ -349,10 +349,10 @@ export class Orchestrator {
   }
 
   /** A lost node is let go, copied, and joins again; a change that somebody left behind is finished. */
-  #changeCohort(node: NodeId, action: "replace" | "finish"): void {
-    const ruleset = this.newestRuleset;
+  #changeCohort(node: NodeId, leader: NodeId, action: "replace" | "finish"): void {
+    const ruleset = this.#seen.get(leader)?.status?.view.ruleset;
     const goal =
-      ruleset === null
+      ruleset === null || ruleset === undefined
         ? null
         : (action === "replace" ? goalOfRepair : goalOfIntent)(ruleset, builtInPolicies);
     if (goal === null || this.#desk.atWork) {
