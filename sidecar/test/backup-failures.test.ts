@@ -6,10 +6,9 @@ import { codeOf, makePostgresTempDirectory, postgresUser, run, runAsPostgres } f
 import { type Test, test } from "tap";
 import { ensurePostgres } from "../../scripts/build-postgres.ts";
 import { ensurePgbackrest } from "../../scripts/pgbackrest.ts";
-import { repairArchive } from "../src/backup/archive-watch.ts";
+import { pushFailure, repairArchive } from "../src/backup/archive-watch.ts";
 import { type BackupConfigInput, backupConfigSchema } from "../src/backup/backup-config.ts";
 import { prepareBackup } from "../src/backup/backup-environment.ts";
-import { explainFailure } from "../src/backup/backup-failures.ts";
 import { Pgbackrest } from "../src/backup/pgbackrest.ts";
 import { backupPaths } from "../src/backup/pgbackrest-conf.ts";
 
@@ -101,12 +100,17 @@ const isRoot = process.getuid?.() === 0;
 test("a full disk", { skip: !isRoot && "only root can mount a small disk" }, async (t) => {
   const data = await newData(t);
   const directory = await makePostgresTempDirectory("quorate-full-");
-  const disk = path.join(directory, "backup");
+  const disk = path.join(directory, "disk");
   t.teardown(() => rm(directory, { recursive: true, force: true }));
   await mkdir(disk);
   await run("mount", ["-t", "tmpfs", "-o", "size=4m,mode=0777", "tmpfs", disk]);
   t.teardown(() => run("umount", [disk]));
-  const { pgbackrest, paths } = await open(directory, data, {}, "a key");
+  const { pgbackrest, paths } = await open(
+    directory,
+    data,
+    { repository: { type: "posix", path: disk } },
+    "a key",
+  );
   await pgbackrest.command("create", create);
   await writeFile(paths.readyFile, "");
   const wal = path.join(data, "pg_wal/000000010000000000000001");
@@ -119,9 +123,13 @@ test("a full disk", { skip: !isRoot && "only root can mount a small disk" }, asy
   const { code } = await runAsPostgres(paths.pushScript, [wal], { okCodes: [0, 103, 104], cwd: data });
   t.not(code, 0, "the archiver is told to try again");
   const words = await readFile(paths.errorFile, "utf8");
-  const [exit = "", ...output] = words.split("\n");
-  const { code: alarm } = explainFailure(Number(exit), output.join("\n"), await pgbackrest.freeBytes());
-  t.equal(alarm, "repository_full", "as the sidecar reads it");
+  const alarm = pushFailure(words, await pgbackrest.freeBytes());
+  t.equal(alarm.code, "repository_full", "as the sidecar reads it");
+  t.equal(
+    pushFailure("", null).code,
+    "repository_full",
+    "the node's own disk is full, too: it left no words",
+  );
 });
 
 /** A pgBackRest that says what we want it to say. */
@@ -166,6 +174,14 @@ test("a full disk, a repository of a newer version, a server that is away: by th
     const { pgbackrest } = await repository(t, "/nowhere", { pgbackrest: await fake(t, says, exit) });
     t.match(await failure(pgbackrest.info()), { code, message: todo }, code);
   }
+  const slow = await fake(t, "x", 0);
+  await writeFile(slow, "#!/bin/sh\nexec sleep 60\n");
+  const silent = await repository(t, "/nowhere", { pgbackrest: slow });
+  t.match(
+    await failure(silent.pgbackrest.command("reading", ["info"], { timeoutMs: 500 })),
+    { code: "repository_unreachable", message: /no answer within 0\.5 s/ },
+    "one that doesn't answer at all",
+  );
   const gone = await repository(t, "/nowhere");
   const { pgbackrest } = await open(gone.directory, "/nowhere", { pgbackrest: await fake(t, "", 0) }, "k");
   await t.rejects(

@@ -1,7 +1,7 @@
 /** The pure parts of backups: when, who, from what, and what a failure means. */
 import fc from "fast-check";
 import { test } from "tap";
-import { targetSettings } from "../src/backup/archive-replay.ts";
+import { reasonIn, targetSettings } from "../src/backup/archive-replay.ts";
 import { missingSegments } from "../src/backup/archive-watch.ts";
 import { explainFailure } from "../src/backup/backup-failures.ts";
 import { dueBackup, isTaskDue, isTooOld } from "../src/backup/backup-schedule.ts";
@@ -497,4 +497,15 @@ test("another system identifier in pg_control", async (t) => {
   control[20] = 0xff;
   t.throws(() => withSystemIdentifier(control, 77n), /damaged/);
   t.not(newSystemIdentifier(1_795_000_000_123, 1), newSystemIdentifier(1_795_000_000_123, 2));
+});
+
+test("why a replay ended, not that it was asked too early", async (t) => {
+  const early = [
+    "2026 [7] FATAL:  the database system is starting up",
+    "2026 [8] FATAL:  the database system is not yet accepting connections",
+    "2026 [8] DETAIL:  Consistent recovery state has not been yet reached.",
+  ];
+  const end = "2026 [5] FATAL:  recovery ended before configured recovery target was reached";
+  const log = [...early, ...early, end, "2026 [1] LOG:  shutting down", ""].join("\n");
+  t.equal(reasonIn(log), "recovery ended before configured recovery target was reached");
 });

@@ -186,9 +186,20 @@ function start(options: ReplayOptions, scratch: string, script: string): ReplayS
 
 /** The server's own reason, without the lines around it. */
 function lastWords(logFile: string): string {
-  const lines = readFileSync(logFile, "utf8").trimEnd().split("\n");
-  const reasons = lines.filter((line) => /\b(FATAL|PANIC|ERROR|DETAIL|HINT):/.test(line));
-  return (reasons.length > 0 ? reasons.slice(0, 3) : lines.slice(-3))
+  return reasonIn(readFileSync(logFile, "utf8"));
+}
+
+/** That we asked before it could answer is no reason for anything. Pure. */
+export function reasonIn(log: string): string {
+  const lines = log.trimEnd().split("\n");
+  const reasons = lines.filter(
+    (line) =>
+      /\b(FATAL|PANIC|ERROR|DETAIL|HINT):/.test(line) &&
+      !/the database system is (?:starting up|shutting down|not (?:yet )?accepting connections)|Consistent recovery state has not been yet reached|Recovery snapshot is not yet ready/.test(
+        line,
+      ),
+  );
+  return (reasons.length > 0 ? reasons.slice(-3) : lines.slice(-3))
     .map((line) => line.replace(/^.*?(FATAL|PANIC|ERROR|DETAIL|HINT): +/, ""))
     .join("; ");
 }

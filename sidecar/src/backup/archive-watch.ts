@@ -42,6 +42,14 @@ async function unlessMissing<T>(work: Promise<T>): Promise<T | null> {
   }
 }
 
+/** What the push script left: exit code and words; nothing, if the node's own disk had no room for them. Pure. */
+export function pushFailure(text: string, freeBytes: number | null): BackupFailure {
+  const newline = text.indexOf("\n");
+  if (newline < 0)
+    return explainFailure(1, "No space left on device, where the node keeps what archiving has to say");
+  return explainFailure(Number(text.slice(0, newline)), text.slice(newline + 1), freeBytes);
+}
+
 export async function readArchiveState(
   postgres: LocalPostgres,
   paths: BackupPaths,
@@ -59,16 +67,12 @@ export async function readArchiveState(
   );
   const error = await unlessMissing(readFile(paths.errorFile, "utf8"));
   const dropped = await unlessMissing(rm(paths.droppedFile).then(() => true));
-  const newline = error?.indexOf("\n") ?? -1;
   return {
     lastArchived: typeof row?.["last_archived_wal"] === "string" ? row["last_archived_wal"] : null,
     lastArchivedAtMs: row?.["at"] === null || row?.["at"] === undefined ? null : Number(row["at"]),
     waitingSegments: ready.length,
     oldestWaitingAtMs: oldest?.mtimeMs ?? null,
-    failure:
-      error === null || newline < 0
-        ? null
-        : explainFailure(Number(error.slice(0, newline)), error.slice(newline + 1), await freeBytes()),
+    failure: error === null ? null : pushFailure(error, await freeBytes()),
     dropped: dropped === true,
   };
 }

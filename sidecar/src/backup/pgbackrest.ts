@@ -42,7 +42,11 @@ export type PgbackrestOptions = {
 
 export type CommandOptions = Pick<RunOptions, "timeoutMs" | "signal" | "onOutput">;
 
-const shortTimeoutMs = 60_000;
+const shortTimeoutMs = 120_000;
+/** What it shall not wait for when only something is to be read: else it is the default, a minute. */
+const shortIo = "--io-timeout=15";
+/** pgBackRest's own for a host that doesn't answer. */
+const hostConnectExitCode = 49;
 /** pgBackRest's own for a path that isn't there. */
 const missingExitCode = 73;
 /** Several gigabytes take minutes, some terabytes a day. */
@@ -71,8 +75,7 @@ export class Pgbackrest {
       });
     } catch (error) {
       if (options.signal?.aborted === true || codeOf(error) !== commandFailed) throw error;
-      const todo = "see that backup.pgbackrest in sidecar.json names an executable pgBackRest";
-      throw new BackupError({ code: "backup_failed", message: (error as Error).message, todo }, what);
+      throw new BackupError(neverEnded(error as Error), what);
     }
     if (result.code === 0) return result;
     throw new BackupError(
@@ -108,7 +111,7 @@ export class Pgbackrest {
         explainFailure(missingExitCode, `unable to open path '${directory}': it is missing`),
         what,
       );
-    const { stdout } = await this.command(what, ["info", "--output=json"], {
+    const { stdout } = await this.command(what, ["info", "--output=json", shortIo], {
       timeoutMs: shortTimeoutMs,
     });
     const info = parseInfo(stdout, this.#options.stanza);
@@ -120,7 +123,7 @@ export class Pgbackrest {
     const path = `archive/${this.#options.stanza}/${archiveId}`;
     const { stdout } = await this.command(
       "listing the archive",
-      ["repo-ls", "--recurse", "--output=json", path],
+      ["repo-ls", "--recurse", "--output=json", shortIo, path],
       { timeoutMs: shortTimeoutMs },
     );
     return stdout.trim() === "" ? emptyListing : parseListing(stdout);
@@ -129,9 +132,19 @@ export class Pgbackrest {
   async readHistory(archiveId: string, file: string): Promise<string> {
     const path = `archive/${this.#options.stanza}/${archiveId}/${file}`;
     return (
-      await this.command("reading a timeline's history", ["repo-get", path], { timeoutMs: shortTimeoutMs })
+      await this.command("reading a timeline's history", ["repo-get", shortIo, path], {
+        timeoutMs: shortTimeoutMs,
+      })
     ).stdout;
   }
+}
+
+function neverEnded({ message }: Error): BackupFailure {
+  const late = /not done after (\d+) ms/.exec(message);
+  if (late !== null)
+    return explainFailure(hostConnectExitCode, `no answer within ${Number(late[1]) / 1000} s`);
+  const todo = "see that backup.pgbackrest in sidecar.json names an executable pgBackRest";
+  return { code: "backup_failed", message, todo };
 }
 
 const commandFailed: keyof typeof commonErrors.table = "command_failed";
