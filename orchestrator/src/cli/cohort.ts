@@ -65,8 +65,10 @@ export async function withSession<T>(
   try {
     await session.waitFor(() => session.everybodyHeard(), hearTimeoutMs);
     // Slow is not the same as down.
+    const gone = new Set(["refused", "protocol"]);
     const down = (): true | undefined =>
-      session.watched().every(({ lastEnd }) => lastEnd !== undefined) || undefined;
+      session.watched().every(({ lastEnd }) => lastEnd !== undefined && gone.has(lastEnd.reason)) ||
+      undefined;
     await session.waitFor(() => (session.statuses().length > 0 ? true : down()), slowTimeoutMs);
     if (session.statuses().length === 0)
       throw orchestratorErrors.error(
