@@ -9,7 +9,7 @@ import t from "tap";
 import { quorate, TestCluster } from "./lib/cluster.ts";
 import { withClient } from "./lib/contents.ts";
 
-t.setTimeout(240_000);
+t.setTimeout(540_000);
 const cluster = await TestCluster.start(t, { gateway: true });
 await cluster.waitUntilWhole();
 const url = gatewayUrl(cluster.open) ?? "";
@@ -164,6 +164,27 @@ t.test("a session never goes back in time when its follower changes", async (tes
       },
     );
     await cluster.waitUntilWhole();
+  }
+});
+
+t.test("a setting that a trigger changes follows its session, and reaches nobody else", async (test) => {
+  await writer.query(
+    `create table watched (n int);
+     create function leave_setting() returns trigger language plpgsql as
+       $$ begin perform set_config('app.who', new.n::text, false); perform set_config('work_mem', '7MB', false); return new; end $$;
+     create trigger leaves before insert on watched for each row execute function leave_setting()`,
+  );
+  const show = "select current_setting('app.who', true) as who, current_setting('work_mem') as mem";
+  const clients = await Promise.all([1, 2, 3].map(() => connect()));
+  await Promise.all(
+    clients.slice(0, 2).map((client, at) => client.query("insert into watched values ($1)", [at])),
+  );
+  for (let round = 0; round < 3; round++) {
+    for (const [at, client] of clients.entries()) {
+      const { who, mem } = (await client.query(show)).rows[0];
+      if (at < 2) test.same({ who, mem }, { who: String(at), mem: "7MB" }, `client ${at}`);
+      else test.same([who || null, mem], [null, "4MB"], "who did nothing has nothing");
+    }
   }
 });
 

@@ -71,6 +71,8 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   readonly startedAtMs: number;
   connections = 0;
   loginsFailed = 0;
+  /** Transactions for which a follower was chosen. */
+  followerReads = 0;
   draining = false;
   readonly #secrets = new Map<number, Buffer>();
   readonly #logins = new Set<Login>();
@@ -314,6 +316,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
       },
     );
     if (follower === undefined) return undefined;
+    this.followerReads++;
     const pool = this.pool(database, user, keys, follower.node);
     if (follower.appliedLsn > pool.appliedLsn) pool.appliedLsn = follower.appliedLsn;
     return pool;

@@ -147,7 +147,7 @@ const shows: Record<string, (worker: Worker) => Table> = {
   CLIENTS: showClients,
   SERVERS: showServers,
   STATS: showStats,
-  DATABASES: showPools,
+  DATABASES: showDatabases,
   CONFIG: showConfig,
   LEADER: showLeader,
   VERSION: () => show(["version"], [["Quorate gateway 0.1.0"]]),
@@ -159,7 +159,7 @@ const shows: Record<string, (worker: Worker) => Table> = {
 };
 
 const help = [
-  "SHOW POOLS | CLIENTS | SERVERS | STATS | LEADER | CONFIG | VERSION",
+  "SHOW POOLS | DATABASES | CLIENTS | SERVERS | STATS | LEADER | CONFIG | VERSION",
   "PAUSE [database] | RESUME [database] | RECONNECT [database]",
   "RELOAD",
   "KILL CLIENT id | KILL SERVER id",
@@ -240,6 +240,7 @@ function showPools(worker: Worker): Table {
       "maxwait_ms",
       "size",
       "paused",
+      "role",
       "node",
       "term",
     ],
@@ -261,11 +262,27 @@ function showPools(worker: Worker): Table {
         Math.round(pool.longestWaitMs(now)),
         pool.limits.size,
         pool.paused ? "t" : "f",
-        pool.endpoint?.node ?? null,
+        pool.node === undefined ? "leader" : "follower",
+        pool.endpoint?.node ?? pool.node ?? null,
         pool.endpoint?.term ?? null,
       ];
     }),
   );
+}
+
+/** All pools of a database in one row. */
+function showDatabases(worker: Worker): Table {
+  const rows = new Map<string, [string, number, number, number, number, string]>();
+  for (const pool of worker.pools.values()) {
+    const row = rows.get(pool.database) ?? [pool.database, 0, 0, 0, 0, "f"];
+    row[1] += pool.clients;
+    row[2] += pool.waitingCount;
+    row[3] += pool.servers.size;
+    row[4] += pool.idle.length;
+    if (pool.paused) row[5] = "t";
+    rows.set(pool.database, row);
+  }
+  return show(["database", "clients", "waiting", "servers", "idle", "paused"], [...rows.values()]);
 }
 
 function showClients(worker: Worker): Table {
@@ -279,6 +296,7 @@ function showClients(worker: Worker): Table {
       "state",
       "server",
       "pinned",
+      "reads",
       "requests",
       "transactions",
       "prepared",
@@ -298,6 +316,7 @@ function showClients(worker: Worker): Table {
             : "idle in transaction",
       client.server?.id ?? null,
       pinReasons(client.pins).join(", "),
+      client.readOnly ? "read port" : client.level.kind,
       client.requests,
       client.transactions,
       client.statements?.size ?? 0,
@@ -318,7 +337,7 @@ function showServers(worker: Worker): Table {
         state,
         processId,
         server.statements.size,
-        pool.endpoint?.node ?? null,
+        server.endpoint?.node ?? null,
       ]);
     }
   }
@@ -335,6 +354,7 @@ function showStats(worker: Worker): Table {
       ["logins_failed", worker.loginsFailed],
       ["requests", latency.count],
       ...latencyRows(latency),
+      ["reads_for_followers", worker.followerReads],
       ["shared_statements", worker.statements.size],
       ["texts_told_by_the_lexer", plans.quick],
       ["texts_from_the_cache", plans.hits],

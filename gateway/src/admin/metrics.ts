@@ -14,12 +14,21 @@ export function metricsText(worker: Worker): string {
   const one = (value: number): Sample[] => [{ labels: {}, value }];
   add("connections_total", "counter", "Clients that logged in.", one(worker.connections));
   add("logins_failed_total", "counter", "Logins that failed.", one(worker.loginsFailed));
+  add(
+    "follower_reads_total",
+    "counter",
+    "Transactions for which a follower was chosen.",
+    one(worker.followerReads),
+  );
   add("clients", "gauge", "Clients that are connected.", one(worker.clients.size));
   add("statements", "gauge", "Prepared statements shared by clients.", one(worker.statements.size));
   add("statements_parsed_total", "counter", "Texts that needed the parser.", one(worker.plans.parses));
   const pools = [...worker.pools.values()];
   const perPool = (value: (pool: (typeof pools)[number]) => number): Sample[] =>
-    pools.map((pool) => ({ labels: { database: pool.database, user: pool.user }, value: value(pool) }));
+    pools.map((pool) => ({
+      labels: { database: pool.database, user: pool.user, node: pool.node ?? "leader" },
+      value: value(pool),
+    }));
   add(
     "pool_clients",
     "gauge",

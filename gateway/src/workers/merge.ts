@@ -7,7 +7,7 @@ export type Part = { readonly table: Table; readonly latency: Latency };
 
 /** Columns of SHOW POOLS that aren't sums. */
 const poolMaxima = new Set(["maxwait_ms", "paused"]);
-const poolKeys = new Set(["database", "user", "node", "term"]);
+const poolKeys = new Set(["database", "user", "role", "node", "term"]);
 
 export function mergeTables(words: readonly string[], parts: readonly Part[]): Table {
   const tables = parts.map((part) => part.table);
