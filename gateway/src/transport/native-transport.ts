@@ -278,6 +278,8 @@ export class NativeTransport implements Transport {
   }
 
   connect(options: ConnectOptions, owner: LinkOwner & { connected(): void }): ServerSideLink {
+    // The client's side of TLS is Node's.
+    if (options.tls !== undefined) return this.#net.connect(options, owner);
     const { host, port, timeoutMs } = options;
     const link = new NativeLink(this, -1);
     link.owner = owner;

@@ -5,6 +5,7 @@
 import { createHash, X509Certificate } from "node:crypto";
 import * as net from "node:net";
 import * as tls from "node:tls";
+import { sslRequestCode } from "../wire/codec.ts";
 import { Outbox, type Writable } from "./outbox.ts";
 import type {
   ConnectOptions,
@@ -16,6 +17,9 @@ import type {
 } from "./transport.ts";
 
 const readBytes = 64 * 1024;
+const sslRequest = Buffer.alloc(8);
+sslRequest.writeInt32BE(8, 0);
+sslRequest.writeInt32BE(sslRequestCode, 4);
 
 /** What Node's Server has and its types hide; when it isn't there, accepted sockets are read as streams. */
 type RawServer = net.Server & {
@@ -67,11 +71,12 @@ export class NetTransport implements Transport {
 
   connect(options: ConnectOptions, owner: LinkOwner & { connected(): void }): NetLink {
     const link = new NetLink(this);
+    const secure = options.tls !== undefined && !options.host.startsWith("/");
     const socket = net.connect({
       ...(options.host.startsWith("/")
         ? { path: `${options.host}/.s.PGSQL.${options.port}` }
         : { host: options.host, port: options.port, noDelay: true, keepAlive: true }),
-      onread: this.#onread(link),
+      ...(secure ? {} : { onread: this.#onread(link) }),
     } as net.NetConnectOpts);
     const timer = setTimeout(() => {
       socket.destroy(
@@ -79,12 +84,40 @@ export class NetTransport implements Transport {
       );
     }, options.timeoutMs);
     socket.once("close", () => clearTimeout(timer));
-    socket.once("connect", () => {
+    const connected = () => {
       clearTimeout(timer);
-      this.turn(() => owner.connected());
-    });
-    link.start(socket, owner);
+      link.owner = owner;
+      owner.connected();
+    };
+    if (secure) socket.once("connect", () => socket.write(sslRequest));
+    else socket.once("connect", () => this.turn(connected));
+    link.start(socket, secure ? this.#tlsAnswer(link, options, owner, connected) : owner);
     return link;
+  }
+
+  /** Hears the server's answer to the request for TLS, one byte. */
+  #tlsAnswer(link: NetLink, options: ConnectOptions, owner: LinkOwner, connected: () => void): LinkOwner {
+    const { host, tls: wanted } = options;
+    const name = wanted?.servername ?? (net.isIP(host) === 0 ? host : undefined);
+    return {
+      data: (bytes, start, end) => {
+        if (end - start !== 1 || bytes[start] !== 0x53) {
+          link.fail("the server doesn't speak TLS");
+          return;
+        }
+        const context = wanted?.context;
+        link.startTlsAsClient(
+          {
+            host,
+            ...(context && { secureContext: context }),
+            ...(name === undefined ? {} : { servername: name }),
+          },
+          connected,
+        );
+      },
+      drained() {},
+      closed: (reason) => owner.closed(reason),
+    };
   }
 
   #onread(link: NetLink): net.OnReadOpts {
@@ -234,6 +267,10 @@ export class NetLink implements ServerSideLink, Writable {
 
   destroy(): void {
     this.#socket?.destroy();
+  }
+
+  fail(reason: string): void {
+    this.#socket?.destroy(new Error(reason));
   }
 
   get peer(): string {

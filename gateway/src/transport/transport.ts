@@ -50,6 +50,8 @@ export type ConnectOptions = {
   readonly host: string;
   readonly port: number;
   readonly timeoutMs: number;
+  /** The server must speak TLS and have a certificate that `context` trusts, for `servername` (else for the host). */
+  readonly tls?: { readonly context: SecureContext; readonly servername?: string };
 };
 
 export type Listener = {
