@@ -372,31 +372,6 @@ export const mutations: readonly Mutation[] = [
     ],
   },
 
-  {
-    name: "recruited-life-not-told",
-    what: "a new life that was recruited, and is needed, is not told that it counts",
-    fromSeed: 1_000_000_000,
-    edits: [
-      {
-        file: coordinator,
-        find: "...(counts === undefined ? {} : { counts }),",
-        put: "...(counts === undefined ? { counts } : {}),",
-      },
-    ],
-  },
-  {
-    name: "admitted-by-old-rules",
-    what: "a copy counts by the rules that an old backup has brought along",
-    fromSeed: 1_000_000_000,
-    edits: [
-      {
-        file: node,
-        find: "named || (fresh && countsUnder(",
-        put: "named || (fresh !== null && countsUnder(",
-      },
-    ],
-  },
-
   one(
     "lost-node-not-noticed",
     "a cohort node whose disk is gone is copied like a new one",
