@@ -145,6 +145,29 @@ t.test("what is owed comes out in order, however much it is", async (t) => {
   for (const kind of [owed.execute, owed.sync, owed.bind, owed.sync]) ring.push(kind);
   ring.remove(1);
   t.same([ring.kind(0), ring.kind(1), ring.kind(2), ring.length], [owed.execute, owed.bind, owed.sync, 3]);
+  const counted = new Ring();
+  const model: number[] = [];
+  let state = 7;
+  for (let round = 0; round < 5_000; round++) {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0;
+    const choice = (state >>> 16) % 5;
+    if (choice < 3 || model.length === 0) {
+      const kind = 1 + ((state >>> 8) % 16);
+      counted.push(kind);
+      model.push(kind);
+    } else if (choice === 3) {
+      counted.pop();
+      model.shift();
+    } else {
+      const index = (state >>> 4) % model.length;
+      counted.remove(index);
+      model.splice(index, 1);
+    }
+    const kind = 1 + (round % 16);
+    if (counted.count(kind) !== model.filter((each) => each === kind).length)
+      t.fail(`count of ${kind} in round ${round}`);
+    if (counted.find(kind) !== model.indexOf(kind)) t.fail(`place of ${kind} in round ${round}`);
+  }
 });
 
 t.test("the leader is the one of the highest term, and never again one of a lower", async (t) => {

@@ -29,6 +29,8 @@ export const owed = {
 
 export class Ring {
   #kinds = new Uint8Array(16);
+  /** How many there are of each kind: a client may pipeline a hundred thousand. */
+  readonly #counts = new Int32Array(32);
   #statements: (Statement | undefined)[] = [];
   #previous: (Statement | undefined)[] = [];
   #names: (string | undefined)[] = [];
@@ -46,6 +48,7 @@ export class Ring {
     if (this.length > this.#mask) this.#grow();
     const at = (this.#head + this.length) & this.#mask;
     this.#kinds[at] = kind;
+    (this.#counts[kind] as number)++;
     this.#plans[at] = plan;
     this.#statements[at] = statement;
     this.#names[at] = name;
@@ -70,6 +73,7 @@ export class Ring {
   }
 
   pop(): void {
+    (this.#counts[this.#kinds[this.#head] as number] as number)--;
     this.#statements[this.#head] = undefined;
     this.#previous[this.#head] = undefined;
     this.#head = (this.#head + 1) & this.#mask;
@@ -78,12 +82,15 @@ export class Ring {
 
   /** The first entry of this kind, or -1. */
   find(kind: number): number {
+    if (this.#counts[kind] === 0) return -1;
     for (let index = 0; index < this.length; index++) if (this.kind(index) === kind) return index;
     return -1;
   }
 
   /** Whether this statement is being prepared in a request whose Sync has been sent: it may fail yet. */
   parsedBeforeSync(statement: Statement): boolean {
+    if (this.count(owed.sync) === 0) return false;
+    if (this.count(owed.parse) + this.count(owed.parseHidden) === 0) return false;
     let sync = false;
     for (let index = this.length - 1; index >= 0; index--) {
       const kind = this.kind(index);
@@ -99,9 +106,7 @@ export class Ring {
   }
 
   count(kind: number): number {
-    let found = 0;
-    for (let index = 0; index < this.length; index++) if (this.kind(index) === kind) found++;
-    return found;
+    return this.#counts[kind] as number;
   }
 
   /** How many ReadyForQuery messages the client still expects. */
@@ -120,6 +125,7 @@ export class Ring {
 
   /** Removes the entry at `index`, which need not be the first: for Sync messages that a COPY swallows. */
   remove(index: number): void {
+    (this.#counts[this.kind(index)] as number)--;
     for (let at = index; at < this.length - 1; at++) {
       const to = (this.#head + at) & this.#mask;
       const from = (this.#head + at + 1) & this.#mask;
@@ -133,6 +139,7 @@ export class Ring {
   }
 
   clear(): void {
+    this.#counts.fill(0);
     this.length = 0;
     this.#statements = [];
     this.#previous = [];
