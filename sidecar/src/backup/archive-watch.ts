@@ -16,7 +16,6 @@ import {
   historyFileName,
   parseHistory,
   segmentInHistory,
-  segmentName,
   segmentNumber,
   type Timeline,
 } from "./wal-archive.ts";
@@ -98,11 +97,6 @@ export function missingSegments(
     if (!have.has(name)) missing.push(name);
   }
   return missing;
-}
-
-/** A server's first backup begins in this segment at the latest. */
-export function segmentAt(timeline: number, lsn: bigint): string {
-  return segmentName(timeline, lsn / BigInt(defaultSegmentBytes), defaultSegmentBytes);
 }
 
 export type RepairOutcome = {
