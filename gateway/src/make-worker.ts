@@ -1,5 +1,6 @@
 /** A worker with its transport, its certificates and its plans, on the thread that calls. */
 import { readFileSync } from "node:fs";
+import { createSecureContext, type SecureContext } from "node:tls";
 import type { Logger } from "@quorate/common";
 import type { Table } from "./admin/console.ts";
 import type { Config } from "./config.ts";
@@ -40,17 +41,20 @@ export type MadeWorker = {
 
 export async function makeWorker(parts: WorkerParts): Promise<MadeWorker> {
   let tls = readTls(parts.config);
+  let serverTls = readServerTls(parts.config);
   const worker = new Worker({
     ...parts,
     transport: chooseTransport(parts.config, parts.log),
     plans: await Plans.load(),
     tls: () => tls,
+    serverTls: () => serverTls,
     ownPassword: readPassword(parts.config),
   });
   return {
     worker,
     reconfigure(config) {
       tls = readTls(config);
+      serverTls = readServerTls(config);
       worker.reconfigure(config);
     },
   };
@@ -69,6 +73,13 @@ function chooseTransport(config: Config, log: Logger): Transport {
 function readPassword(config: Config): string | undefined {
   const file = config.authentication.passwordFile;
   return file === undefined ? undefined : readFileSync(file, "utf8").trim();
+}
+
+/** In a cluster with certificates Postgres, too, shows one of its authority, and wants TLS. */
+function readServerTls({ sidecarTls }: Config): SecureContext | undefined {
+  if (sidecarTls === undefined) return undefined;
+  const [ca, cert, key] = [sidecarTls.ca, sidecarTls.cert, sidecarTls.key].map((file) => readFileSync(file));
+  return createSecureContext({ ca, cert, key, minVersion: "TLSv1.2" });
 }
 
 function readTls(config: Config): Tls | undefined {

@@ -3,6 +3,7 @@
  * a port by reusePort and divide the budget of server connections.
  */
 import { randomBytes } from "node:crypto";
+import type { SecureContext } from "node:tls";
 import type { Logger } from "@quorate/common";
 import { AdminSession, type Table } from "./admin/console.ts";
 import { Histogram } from "./admin/histogram.ts";
@@ -20,7 +21,14 @@ import type { Secret } from "./session/scram.ts";
 import { settingsOf } from "./session/settings.ts";
 import { Tunnel } from "./session/tunnel.ts";
 import type { Plans } from "./text/plans.ts";
-import type { Link, LinkOwner, Listener, ServerSideLink, Transport } from "./transport/transport.ts";
+import type {
+  ConnectOptions,
+  Link,
+  LinkOwner,
+  Listener,
+  ServerSideLink,
+  Transport,
+} from "./transport/transport.ts";
 import { backendKeyData, cancelRequest, parameterStatus, readyForQuery } from "./wire/build.ts";
 import { int32, txIdle } from "./wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "./wire/errors.ts";
@@ -34,6 +42,8 @@ export type WorkerOptions = {
   readonly leaders: LeaderSource;
   readonly log: Logger;
   readonly tls: () => Tls | undefined;
+  /** What servers' certificates are checked by; undefined: no TLS towards servers. */
+  readonly serverTls: () => SecureContext | undefined;
   /** Password of the gateway's own account, if the server asks for one. */
   readonly ownPassword: string | undefined;
   readonly counters: Counters;
@@ -258,15 +268,12 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
 
   sendCancel(endpoint: Endpoint, key: Buffer, done: () => void): void {
     const bytes = cancelRequest(key);
-    const link = this.options.transport.connect(
-      { host: endpoint.host, port: endpoint.port, timeoutMs: this.config.pool.connectTimeoutMs },
-      {
-        connected: () => link.send(bytes, 0, bytes.length),
-        data() {},
-        drained() {},
-        closed: done,
-      },
-    );
+    const link = this.options.transport.connect(this.wayTo(endpoint), {
+      connected: () => link.send(bytes, 0, bytes.length),
+      data() {},
+      drained() {},
+      closed: done,
+    });
   }
 
   // --- for clients
@@ -341,12 +348,15 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     return pool;
   }
 
+  wayTo({ host, port }: Endpoint): ConnectOptions {
+    const context = this.options.serverTls();
+    const timeoutMs = this.config.pool.connectTimeoutMs;
+    return { host, port, timeoutMs, ...(context && { tls: { context } }) };
+  }
+
   connect(endpoint: Endpoint, server: Server, connected: () => void): Link {
     server.onConnected = connected;
-    return this.options.transport.connect(
-      { host: endpoint.host, port: endpoint.port, timeoutMs: this.config.pool.connectTimeoutMs },
-      server,
-    );
+    return this.options.transport.connect(this.wayTo(endpoint), server);
   }
 
   mayConnect(wanting: Pool): boolean {

@@ -37,19 +37,15 @@ export class Tunnel implements LinkOwner {
       return;
     }
     this.#login = new ServerLogin(request.keys);
-    const { host, port } = this.#endpoint;
-    const server = worker.options.transport.connect(
-      { host, port, timeoutMs: worker.config.pool.connectTimeoutMs },
-      {
-        connected: () => {
-          const bytes = ServerLogin.startup(request.parameters);
-          server.send(bytes, 0, bytes.length);
-        },
-        data: (bytes, start, end) => this.#fromServer(bytes, start, end),
-        drained: () => this.#client.resume(),
-        closed: (reason) => this.#serverClosed(reason),
+    const server = worker.options.transport.connect(worker.wayTo(this.#endpoint), {
+      connected: () => {
+        const bytes = ServerLogin.startup(request.parameters);
+        server.send(bytes, 0, bytes.length);
       },
-    );
+      data: (bytes, start, end) => this.#fromServer(bytes, start, end),
+      drained: () => this.#client.resume(),
+      closed: (reason) => this.#serverClosed(reason),
+    });
     this.#server = server;
   }
 
