@@ -68,7 +68,7 @@ t.test("a planned switchover under load: no error at all", async (test) => {
         const { code } = await quorate("switchover", "--to", to, "--dir", cluster.dir);
         return code === 0 || (await cluster.picture()).leader === to || undefined;
       },
-      { what: `${to} to lead`, timeoutMs: 60_000 },
+      { what: `${to} to lead`, timeoutMs: 120_000 },
     );
     await cluster.waitUntilWhole();
   }

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { connect, type TLSSocket } from "node:tls";
 import { guardedGet, poll, run } from "@quorate/common";
-import { accessOf } from "@quorate/orchestrator/cluster/files.ts";
+import { accessOf, gatewayUrl } from "@quorate/orchestrator/cluster/files.ts";
 import { clientCredentials, connectSidecar } from "@quorate/proto";
 import pg from "pg";
 import t, { type Test } from "tap";
@@ -14,7 +14,7 @@ import { quorate, TestCluster } from "./lib/cluster.ts";
 import { readSecrets, secretsInLogs, watchArguments } from "./lib/secrets.ts";
 
 t.test("certs init, refusal of everybody else, certs renew", async (test) => {
-  const cluster = await TestCluster.start(test);
+  const cluster = await TestCluster.start(test, { gateway: true });
   const verb = async (...args: string[]): Promise<string> => {
     const { code, stdout, stderr } = await quorate(...args, "--dir", cluster.dir);
     test.equal(code, 0, `quorate ${args.join(" ")}: ${stdout}${stderr}`);
@@ -32,6 +32,11 @@ t.test("certs init, refusal of everybody else, certs renew", async (test) => {
   cluster.reopen();
   await cluster.waitUntilWhole();
   await verb("switchover");
+  const through = new pg.Client({ connectionString: gatewayUrl(cluster.open) ?? "" });
+  await through.connect();
+  const { rows } = await through.query("select ssl from pg_stat_ssl where pid = pg_backend_pid()");
+  test.same(rows, [{ ssl: true }], "the gateway follows the leader, and speaks TLS to it");
+  await through.end();
 
   const node = cluster.node("n1");
   const address = `${node.host}:${node.ports.grpc}`;
