@@ -1,13 +1,5 @@
 /** Messages of the control socket (docs/control-socket.md): what the extension sends, checked. */
-import {
-  isNodeId,
-  type Lsn,
-  lsn,
-  type NodeId,
-  parseLsn,
-  type Term,
-  term,
-} from "@quorate/consensus/types.ts";
+import { isNodeId, type Lsn, lsn, type NodeId, parseLsn, type Term, term } from "@quorate/consensus/types.ts";
 import { type ExtensionState, extensionStates, type NodeStatus, type RulesetText } from "@quorate/proto";
 import { z } from "zod";
 
