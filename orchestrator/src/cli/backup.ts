@@ -1,5 +1,6 @@
 // quorate backup list | now | verify
 import path from "node:path";
+import { connectSidecar } from "@quorate/proto";
 import type { BackupType } from "@quorate/sidecar/backup/backup-config.ts";
 import { formatBytes } from "@quorate/sidecar/backup/backup-report.ts";
 import { type BackupWork, type Outcome, runBackup, runVerify } from "@quorate/sidecar/backup/backup-work.ts";
@@ -11,7 +12,8 @@ import { nodePaths } from "@quorate/sidecar/paths.ts";
 import { type BackupSource, backupConfigOf, withBackupSource } from "../cluster/backup-source.ts";
 import { findNode, type OpenCluster, openCluster, paths } from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
-import { takeLivePicture, takeSightings } from "./sightings.ts";
+import { AuditTrail } from "../events.ts";
+import { grpcAddress, takeLivePicture, takeSightings } from "./sightings.ts";
 
 const checkpointTimeoutMs = 600_000;
 
@@ -50,14 +52,44 @@ function workOf(source: BackupSource): BackupWork {
   };
 }
 
+/** Into the audit trail of every node in reach: an operator's backup counts like one of the schedule. */
+async function tell(
+  cluster: OpenCluster,
+  row: "backup" | "verify",
+  work: () => Promise<Outcome>,
+): Promise<Outcome> {
+  const startedMs = performance.now();
+  const outcome = await work();
+  const clients = new Map(cluster.file.nodes.map((node) => [node.id, connectSidecar(grpcAddress(node))]));
+  const trail = new AuditTrail({
+    by: "operator",
+    coordinator: `backup-${process.pid}-${Date.now().toString(36)}`,
+    nodes: () => [...clients.keys()],
+    client: (id) => clients.get(id),
+  });
+  const { run, problem } = outcome;
+  await trail.record({
+    kind: "backup",
+    row,
+    reason: "an operator asked for it",
+    outcome: run.message,
+    ok: run.ok,
+    durationMs: Math.round(performance.now() - startedMs),
+    ...(problem === null ? {} : { code: problem.code }),
+  });
+  for (const client of clients.values()) client.close();
+  return outcome;
+}
+
 function report({ run, problem }: Outcome, json: boolean): void {
   if (problem !== null) throw new BackupError(problem, run.what);
   console.log(json ? JSON.stringify(run, undefined, 2) : run.message);
 }
 
 export async function backupVerify(dir: string, { json }: JsonOption): Promise<void> {
-  await withBackupSource(openCluster(dir), async (source) =>
-    report(await runVerify(workOf(source)), json === true),
+  const cluster = openCluster(dir);
+  await withBackupSource(cluster, async (source) =>
+    report(await tell(cluster, "verify", () => runVerify(workOf(source))), json === true),
   );
 }
 
@@ -84,7 +116,8 @@ export async function backupNow(
     const place = other === undefined ? "self" : await placeIn(cluster, other, reach);
     const type = options.type ?? "incr";
     const due = { type, sinceMs: 0, reason: `an operator asked for it, from ${from}` };
-    report(await runBackup(workOf(source), due, place), options.json === true);
+    const outcome = await tell(cluster, "backup", () => runBackup(workOf(source), due, place));
+    report(outcome, options.json === true);
   });
 }
 

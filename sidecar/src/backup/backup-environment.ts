@@ -1,4 +1,5 @@
 /** Before anything starts: pgBackRest's directories, configuration and scripts, with the owner and rights they need. */
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import {
   accessSync,
   chmodSync,
@@ -100,18 +101,24 @@ export function serveRepository(options: PrepareOptions): void {
   }
 }
 
-/** True: they are others than before. They are copied because their keys belong to whom the sidecar runs as. */
+/**
+ * True: they are others than before. They are copied because their keys belong to whom the sidecar runs as. Throws if
+ * key and certificate don't belong together: they are replaced one after the other, and pgBackRest's server would end.
+ */
 export function copyCertificates({ tls }: BackupConfig, paths: BackupPaths, owner: PostgresOwner): boolean {
   if (tls === undefined) return false;
+  const [ca, cert, key] = [tls.caFile, tls.certFile, tls.keyFile].map((file) => readFileSync(file, "utf8"));
+  if (ca === undefined || cert === undefined || key === undefined) return false;
+  if (!new X509Certificate(cert).checkPrivateKey(createPrivateKey(key)))
+    throw new Error(`${tls.keyFile} is not the key of ${tls.certFile}`);
   makeDirectory(paths.tls.directory, owner);
   const files = [
-    [tls.caFile, paths.tls.ca],
-    [tls.certFile, paths.tls.cert],
-    [tls.keyFile, paths.tls.key],
+    [ca, paths.tls.ca],
+    [cert, paths.tls.cert],
+    [key, paths.tls.key],
   ] as const;
   let changed = false;
-  for (const [from, to] of files) {
-    const content = readFileSync(from, "utf8");
+  for (const [content, to] of files) {
     if (existsSync(to) && readFileSync(to, "utf8") === content) continue;
     writeOwned(to, content, 0o600, owner);
     changed = true;
