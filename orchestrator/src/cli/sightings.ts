@@ -6,6 +6,7 @@ import { orchestratorErrors } from "../error-codes.ts";
 import { type ClusterPicture, pictureOf, type Sighting } from "../view.ts";
 
 const askTimeoutMs = 3_000;
+const slowTries = 4;
 
 export function grpcAddress(node: ClusterNode): string {
   return `${node.host}:${node.ports.grpc}`;
@@ -35,10 +36,21 @@ export async function takePicture(cluster: OpenCluster): Promise<ClusterPicture>
   return pictureOf(cluster.file.cluster, await takeSightings(cluster));
 }
 
+/** Nobody listens, or nobody knows us: asking again changes nothing. */
+function isDown({ nodes }: ClusterPicture): boolean {
+  return nodes.every(({ problem }) =>
+    /No connection established|ECONNREFUSED|cluster's token/.test(problem ?? ""),
+  );
+}
+
 /** The picture of a cluster of which at least one sidecar answers. */
 export async function takeLivePicture(cluster: OpenCluster): Promise<ClusterPicture> {
-  const picture = await takePicture(cluster);
-  if (picture.nodes.every((node) => node.problem !== null)) {
+  const answers = ({ nodes }: ClusterPicture): boolean => nodes.some(({ problem }) => problem === null);
+  let picture = await takePicture(cluster);
+  // Slow is not the same as down.
+  for (let more = 0; more < slowTries && !answers(picture) && !isDown(picture); more++)
+    picture = await takePicture(cluster);
+  if (!answers(picture)) {
     const strange = picture.nodes.find(({ problem }) => problem?.includes("cluster's token") === true);
     if (strange !== undefined)
       throw orchestratorErrors.error(
