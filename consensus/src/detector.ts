@@ -23,7 +23,6 @@ import {
   type Observed,
   recruitable,
 } from "./observation.ts";
-import { cohortIds } from "./ruleset.ts";
 import { formatLsn, noLsn, noTerm, type Term } from "./types.ts";
 
 export interface DetectorStep {
@@ -249,7 +248,6 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
   if (view.operatorStopped) {
     return nothing("operator_stopped", `${id} was stopped by an operator`);
   }
-  const inCohort = observation.rulesets.some((ruleset) => cohortIds(ruleset).includes(id));
   if (isLost(view, observation.rulesets, id)) {
     const what = view.postgres === "absent" ? "has no data" : "has other data than what counts there";
     return repair("node_lost_data", "replace", `${id} is in the cohort but ${what}`);
@@ -296,7 +294,7 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
         return repair("node_not_streaming", "follow", reason, facts.options.repairHoldMs);
       }
       const asObserver = leader.view.followers.some((each) => each.node === id && !each.member);
-      if (inCohort && asObserver) {
+      if (member && asObserver) {
         return repair("node_not_member", "follow", `${id} streams from ${leader.id} only what is committed`);
       }
       const { stuckMs, lagBytes } = facts.options;

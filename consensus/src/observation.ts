@@ -266,9 +266,10 @@ export function successors(
     .map(({ id }) => id);
 }
 
-/** Of the cohort, or to be. Everybody else is an observer. */
-export function isMember({ rulesets }: Observation, node: NodeId): boolean {
-  return rulesets.some(
+/** Of the cohort, or to be: by an intent, or by rules on their way into the log. Everybody else is an observer. */
+export function isMember({ rulesets, nodes }: Observation, node: NodeId): boolean {
+  const pending = [...nodes.values()].flatMap(({ view }) => view?.pending ?? []);
+  return [...rulesets, ...pending].some(
     (ruleset) =>
       cohortIds(ruleset).includes(node) || ruleset.intent?.nodes.some(({ id }) => id === node) === true,
   );

@@ -219,7 +219,12 @@ export class World {
       attemptEnded: () => {
         this.#attempts += 1;
       },
-      stop: (node) => this.machines.get(node)?.operatorStop(),
+      stop: (node) => {
+        // An operator who was held up until everything healed has nothing to stop any more.
+        if (!this.healed) {
+          this.machines.get(node)?.operatorStop();
+        }
+      },
       restart: (node) => this.machines.get(node)?.crashPostgres(),
       call: (from, call, done) => this.#call(from, call, done),
       request: (from, node, request, timeoutMs, done) => this.#request(from, node, request, timeoutMs, done),
