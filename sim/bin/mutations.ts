@@ -10,7 +10,7 @@ import type { MutationFinding, MutationTask } from "./mutation-worker.ts";
 const { values } = parseArgs({
   options: {
     only: { type: "string" },
-    "max-seeds": { type: "string", default: "5000" },
+    "max-seeds": { type: "string", default: "20000" },
     workers: { type: "string", default: "2" },
     help: { type: "boolean", short: "h", default: false },
   },
@@ -22,7 +22,7 @@ if (values.help) {
 Seeds known bugs into the consensus core, one at a time: the simulator must find each.
 
   --only NAME      just that bug
-  --max-seeds N    give up on a bug after N worlds (default 5000)
+  --max-seeds N    give up on a bug after N worlds (default 20000)
   --workers W      parallel workers (default 2)
   -h, --help       this text
 
