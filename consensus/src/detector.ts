@@ -23,6 +23,7 @@ import {
   type Observed,
   recruitable,
 } from "./observation.ts";
+import type { Ruleset } from "./ruleset.ts";
 import { formatLsn, noLsn, noTerm, type Term } from "./types.ts";
 
 export interface DetectorStep {
@@ -225,6 +226,12 @@ function aboutRules({ observation, options }: Facts, leader: LeaderFact, clock: 
     : [{ kind: "waitUntil", row, atMs, reason }];
 }
 
+/** A leader knows which rulesets hold; what else was seen may be of a branch that lost. */
+function rulesetsOver({ standing, view }: LeaderFact, observation: Observation): readonly Ruleset[] {
+  if (standing !== "leads" || view.ruleset === null) return observation.rulesets;
+  return view.pending ? [view.ruleset, view.pending] : [view.ruleset];
+}
+
 /** A damage that is none after all shows itself within some more attempts to start. */
 const damagedHoldMs = 5_000;
 
@@ -248,7 +255,7 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
   if (view.operatorStopped) {
     return nothing("operator_stopped", `${id} was stopped by an operator`);
   }
-  if (isLost(view, observation.rulesets, id)) {
+  if (isLost(view, rulesetsOver(leader, observation), id)) {
     const what = view.postgres === "absent" ? "has no data" : "has other data than what counts there";
     return repair("node_lost_data", "replace", `${id} is in the cohort but ${what}`);
   }

@@ -266,10 +266,17 @@ export function successors(
     .map(({ id }) => id);
 }
 
-/** Of the cohort, or to be: by an intent, or by rules on their way into the log. Everybody else is an observer. */
+/**
+ * Of the cohort, or to be: by an intent, or by rules on their way into the log. As long as those aren't durable, the ones
+ * before them hold, too, and a new leader's first record must meet them: so whoever knows no other rules than some that
+ * name it stays a member. Everybody else is an observer.
+ */
 export function isMember({ rulesets, nodes }: Observation, node: NodeId): boolean {
-  const pending = [...nodes.values()].flatMap(({ view }) => view?.pending ?? []);
-  return [...rulesets, ...pending].some(
+  const own = nodes.get(node)?.view?.ruleset;
+  const underWay = [...nodes.values()].flatMap(({ view }) =>
+    view?.pending ? [view.pending, ...(view.ruleset === null ? [] : [view.ruleset])] : [],
+  );
+  return [...rulesets, ...underWay, ...(own ? [own] : [])].some(
     (ruleset) =>
       cohortIds(ruleset).includes(node) || ruleset.intent?.nodes.some(({ id }) => id === node) === true,
   );

@@ -8,6 +8,7 @@ import {
   failureTable,
   findPolicy,
   initialDetector,
+  isMember,
   type Link,
   lsn,
   type NodeId,
@@ -350,6 +351,26 @@ t.test("a node that came back as another incarnation is lost to the cohort", (t)
     observation({ n1: { view: leads }, n2: {}, n3: { view: { incarnation } } }, { rulesets: [named] });
   t.equal(brief(decide(cases("second")))[2], "node_lost_data replace n3");
   t.equal(brief(decide(cases("first")))[2], "node_well nothing");
+  t.end();
+});
+
+t.test("whom the leader's own rules don't name has lost nothing, whatever else was seen", (t) => {
+  const two = { ...majority(), version: 2, cohort: majority().cohort.filter(({ id }) => id !== "n3") };
+  const lost = { view: { postgres: "absent", state: "" } } as const;
+  const given = (view: Partial<NodeView>) =>
+    observation({ n1: { view: { ...leads, ...view } }, n2: {}, n3: lost });
+  t.equal(brief(decide(given({ ruleset: two })))[2], "node_without_data create n3");
+  const joins = decide(given({ ruleset: two, pending: majority() }));
+  t.ok(brief(joins).includes("node_lost_data replace n3"), "rules on their way name it");
+  t.end();
+});
+
+t.test("who knows only rules that name it stays a member", (t) => {
+  const two = { ...majority(), version: 2, cohort: majority().cohort.filter(({ id }) => id !== "n3") };
+  const given = (ruleset: Ruleset) =>
+    observation({ n1: { view: leads }, n2: {}, n3: { view: { ruleset } } }, { rulesets: [two] });
+  t.equal(isMember(given(majority()), nodeId("n3")), true, "a new leader's first record may need it");
+  t.equal(isMember(given(two), nodeId("n3")), false);
   t.end();
 });
 
