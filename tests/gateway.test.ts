@@ -151,14 +151,17 @@ t.test("kill -9 under load: only requests that were in flight fail, and say what
       else refused.push(code);
     }
   });
-  await poll(() => acked.length > 200, { what: "load", timeoutMs: 30_000 });
-  const old = await cluster.leader();
-  cluster.killPostgres(old);
-  await cluster.waitForLeader((id) => id !== old);
-  const before = acked.length;
-  await poll(() => acked.length > before + 200, { what: "load on the next leader", timeoutMs: 30_000 });
-  running = false;
-  await Promise.all(done);
+  try {
+    await poll(() => acked.length > 200, { what: "load", timeoutMs: 30_000 });
+    const old = await cluster.leader();
+    cluster.killPostgres(old);
+    await cluster.waitForLeader((id) => id !== old);
+    const before = acked.length;
+    await poll(() => acked.length > before + 200, { what: "load on the next leader", timeoutMs: 30_000 });
+  } finally {
+    running = false; // or they would go on for ever, on connections that are gone
+    await Promise.all(done);
+  }
   test.same(refused, [], "no other error");
   test.ok(
     unknown.length <= clients.length,
