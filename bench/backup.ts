@@ -183,7 +183,10 @@ async function restoreOnce(
 
 async function pgbench(cluster: TestCluster, leader: string, ...args: string[]): Promise<string> {
   const program = path.join(cluster.bin, "pgbench");
-  return (await promisify(execFile)(program, [...args, cluster.url(leader)])).stdout;
+  const url = new URL(cluster.url(leader));
+  const env = { ...process.env, PGPASSWORD: decodeURIComponent(url.password) };
+  url.password = "";
+  return (await promisify(execFile)(program, [...args, url.href], { env })).stdout;
 }
 
 async function tps(cluster: TestCluster, leader: string, seconds: number): Promise<number> {

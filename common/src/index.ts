@@ -9,7 +9,7 @@ export * from "./os-user.ts";
 export { freePort, freePorts } from "./ports.ts";
 export * from "./processes.ts";
 export { redact, redactText } from "./redaction.ts";
-export { type RunOptions, type RunResult, run } from "./run.ts";
+export { lowerPriority, type RunOptions, type RunResult, run } from "./run.ts";
 export { hasToken, SecretFile } from "./secret-file.ts";
 export { readTlsFiles, type TlsFiles, type TlsTexts, watchTlsFiles } from "./tls-files.ts";
 export { type PollOptions, poll, sleep } from "./waiting.ts";

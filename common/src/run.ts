@@ -1,5 +1,6 @@
 /** Runs a program to its end, with bounds on time and output. */
 import { spawn } from "node:child_process";
+import { setPriority } from "node:os";
 import { commonErrors } from "./error-codes.ts";
 import type { OsUser } from "./os-user.ts";
 
@@ -12,6 +13,8 @@ export type RunOptions = {
   readonly signal?: AbortSignal;
   /** Run as this user (only root can). */
   readonly user?: OsUser;
+  /** Added to the scheduling priority of the program and of what it starts: 0 (ours) to 19 (only when nobody else works). */
+  readonly niceness?: number;
   /** Exit codes that are no failure, default [0]. */
   readonly okCodes?: readonly number[];
   /** Kept of each stream, the end of it; default 8 MiB. */
@@ -47,6 +50,16 @@ function lastLines(text: string, count: number): string {
   return text.trimEnd().split("\n").slice(-count).join("\n");
 }
 
+/** Of a program that was just started, before it has started others: they inherit it. */
+export function lowerPriority(pid: number | undefined, niceness: number | undefined): void {
+  if (pid === undefined || niceness === undefined) return;
+  try {
+    setPriority(pid, niceness);
+  } catch {
+    // it has ended already
+  }
+}
+
 /** Rejects with `command_failed` for any other exit code than `okCodes`, a signal, or a time-out. */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
   const user = options.user;
@@ -60,6 +73,7 @@ export function run(command: string, args: readonly string[], options: RunOption
       ...(user === undefined ? {} : { uid: user.uid, gid: user.gid }),
       ...(options.signal === undefined ? {} : { signal: options.signal }),
     });
+    lowerPriority(child.pid, options.niceness);
     const stdout = tailOf(options.maxOutputBytes ?? 8 << 20);
     const stderr = tailOf(options.maxOutputBytes ?? 8 << 20);
     let timedOut = false;

@@ -41,6 +41,11 @@ test("run keeps its bounds", async (t) => {
   t.match(stdout, /100000\n$/);
 });
 
+test("a program of low priority hands it on to what it starts", async (t) => {
+  const { stdout } = await run("sh", ["-c", "read line; nice; sh -c nice"], { input: "\n", niceness: 7 });
+  t.equal(stdout, "7\n7\n");
+});
+
 test("the passwd database", async (t) => {
   const passwd =
     "root:x:0:0:root:/root:/bin/bash\npostgres:x:101:104:PostgreSQL:/var/lib/postgresql:/bin/bash\n";

@@ -8,7 +8,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
 import { chmod, chown, mkdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { asPostgres, poll } from "@quorate/common";
+import { asPostgres, lowerPriority, poll } from "@quorate/common";
 import type { PostgresOwner } from "../environment.ts";
 import { sidecarErrors } from "../error-codes.ts";
 import { cleanEnvironment } from "../postgres-process.ts";
@@ -36,6 +36,7 @@ export type ReplayOptions = {
   readonly endLsn: bigint | null;
   readonly logFile: string;
   readonly signal: AbortSignal;
+  readonly niceness?: number | undefined;
   readonly onProgress?: (lsn: string) => void;
 };
 
@@ -161,6 +162,7 @@ function start(options: ReplayOptions, scratch: string, script: string): ReplayS
     args,
     asPostgres({ stdio: ["ignore", log, log], cwd: scratch, env: cleanEnvironment() }, osUser),
   );
+  lowerPriority(child.pid, options.niceness);
   let ended: string | null = null;
   const exited = new Promise<void>((resolve) => {
     child.once("error", (error) => {

@@ -9,7 +9,7 @@ import type { ReplayClient } from "./archive-replay.ts";
 import type { BackupConfig } from "./backup-config.ts";
 import type { BackupFailure } from "./backup-failures.ts";
 import type { Due } from "./backup-schedule.ts";
-import { BackupError, type Pgbackrest } from "./pgbackrest.ts";
+import { BackupError, backgroundNiceness, type Pgbackrest } from "./pgbackrest.ts";
 import { type BackupPaths, otherNodeOptions, type RemotePostgres } from "./pgbackrest-conf.ts";
 import { lookForRestore, parsePercent, restoreData } from "./restore-data.ts";
 
@@ -71,6 +71,7 @@ export function runBackup(work: BackupWork, due: Due, other: RemotePostgres | "s
       [...place, `--type=${due.type}`, "--log-level-console=detail", "backup"],
       {
         signal: work.signal,
+        niceness: backgroundNiceness,
         onOutput: (chunk) => {
           const percent = parsePercent(chunk);
           if (percent !== null) work.onPercent(percent);
@@ -86,9 +87,7 @@ export function runVerify(work: BackupWork): Promise<Outcome> {
     const { stdout } = await work.pgbackrest.command(
       "verifying the repository",
       ["--output=text", "--verbose", "verify"],
-      {
-        signal: work.signal,
-      },
+      { signal: work.signal, niceness: backgroundNiceness },
     );
     return judgeVerify(stdout);
   });
@@ -134,7 +133,7 @@ export async function checkContents(
       "--heapallindexed",
       "--no-password",
     ],
-    { signal, cwd: "/", ...(owner === undefined ? {} : { user: owner }) },
+    { signal, niceness: backgroundNiceness, cwd: "/", ...(owner === undefined ? {} : { user: owner }) },
   );
 }
 
@@ -159,6 +158,7 @@ export function runRestoreTest(work: BackupWork): Promise<Outcome> {
         tablespaces: join(paths.scratch, "tablespaces"),
         logFile: join(nodePaths.log, "restore-test.log"),
         signal,
+        niceness: backgroundNiceness,
         onProgress: (progress) => {
           if (progress.kind === "files")
             work.onPercent(progress.totalBytes === 0 ? 0 : (100 * progress.doneBytes) / progress.totalBytes);

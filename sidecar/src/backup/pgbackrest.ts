@@ -40,7 +40,10 @@ export type PgbackrestOptions = {
   readonly owner: PostgresOwner;
 };
 
-export type CommandOptions = Pick<RunOptions, "timeoutMs" | "signal" | "onOutput">;
+export type CommandOptions = Pick<RunOptions, "timeoutMs" | "signal" | "onOutput" | "niceness">;
+
+/** Of work that may take its time: queries come first. */
+export const backgroundNiceness = 10;
 
 const shortTimeoutMs = 120_000;
 /** What it shall not wait for when only something is to be read: else it is the default, a minute. */

@@ -66,6 +66,8 @@ export type RestoreDataOptions = {
   readonly tablespaces: string;
   readonly logFile: string;
   readonly signal: AbortSignal;
+  /** Of the programs; default: our own. */
+  readonly niceness?: number | undefined;
   readonly onProgress: (progress: RestoreProgress) => void;
   /** With the restored server, before it is stopped. */
   readonly work?: (client: ReplayClient) => Promise<void>;
@@ -85,10 +87,10 @@ export function parsePercent(chunk: string): number | null {
 export async function restoreFiles(
   options: Pick<
     RestoreDataOptions,
-    "pgbackrest" | "data" | "tablespaces" | "owner" | "source" | "signal" | "onProgress"
+    "pgbackrest" | "data" | "tablespaces" | "owner" | "source" | "signal" | "onProgress" | "niceness"
   >,
 ): Promise<void> {
-  const { pgbackrest, data, tablespaces, owner, source, signal, onProgress } = options;
+  const { pgbackrest, data, tablespaces, owner, source, signal, niceness, onProgress } = options;
   const { backup } = source.plan;
   for (const directory of [data, tablespaces]) {
     await rm(directory, { recursive: true, force: true });
@@ -110,6 +112,7 @@ export async function restoreFiles(
     ],
     {
       signal,
+      ...(niceness === undefined ? {} : { niceness }),
       onOutput: (chunk) => {
         const percent = parsePercent(chunk);
         if (percent !== null)
@@ -136,6 +139,7 @@ export async function restoreData(options: RestoreDataOptions): Promise<void> {
         endLsn: (segmentNumber(plan.lastSegment, defaultSegmentBytes) + 1n) * BigInt(defaultSegmentBytes),
         logFile: options.logFile,
         signal,
+        niceness: options.niceness,
         onProgress: (lsn) => onProgress({ kind: "replay", lsn }),
       },
       options.work,
