@@ -1,9 +1,10 @@
 /** Whoever reads the log without being in the quorum gets only what is committed, and can rely on it. */
+import { readdirSync } from "node:fs";
 import path from "node:path";
 import { poll, runAsPostgres } from "@quorate/common";
 import { parseLsn } from "@quorate/consensus";
 import { type Test, test } from "tap";
-import { amcheck, contentsOf } from "../../tests/lib/contents.ts";
+import { amcheck, contentsOf, withClient } from "../../tests/lib/contents.ts";
 import { begun, kinds, patienceMs, trio } from "../lib/anomaly.ts";
 import { type Cluster, expectOk, makeCluster, type Server } from "../lib/cluster.ts";
 import { freezeReceiver, majority, threeNodes, untilWaiting } from "../lib/three-nodes.ts";
@@ -90,6 +91,63 @@ test("WAL summaries end where what is committed ends", async (t) => {
     }
     await new Promise((resolve) => setTimeout(resolve, 250));
   }
+});
+
+test("summaries go on where the newest ends, whatever a power cut brings back in pg_wal", async (t) => {
+  const cluster = await threeNodes(t, majority, [
+    "summarize_wal = on",
+    "min_wal_size = 32MB",
+    "wal_keep_size = 0",
+  ]);
+  const [n1, n2, n3] = ["n1", "n2", "n3"].map((id) => cluster.node(id)) as [Server, Server, Server];
+  const wal = path.join(n3.data, "pg_wal");
+  const isOf = (timeline: string) => (name: string) =>
+    /^[0-9A-F]{24}$/.test(name) && name.startsWith(timeline);
+  const segments = (timeline: string) => readdirSync(wal).filter(isOf(timeline)).sort();
+  const moveOn = async (leader: Server): Promise<string> => {
+    const name = await leader.value("select pg_walfile_name(pg_current_wal_lsn())");
+    for (let i = 0; i < 4; i++) {
+      await leader.sql("insert into t values (1)");
+      await leader.sql("select pg_switch_wal()");
+    }
+    await leader.sql("insert into t values (1)");
+    return name.slice(0, 8);
+  };
+  const summarizedTo = async (lsn: string) =>
+    n3.untilValue(`select (summarized_lsn >= '${lsn}')::text from pg_get_wal_summarizer_state()`, "true");
+  const checkpointOn = async (leader: Server): Promise<void> => {
+    await leader.sql("checkpoint");
+    await summarizedTo(await leader.value("select redo_lsn from pg_control_checkpoint()"));
+    await n3.sql("checkpoint");
+  };
+  const timeline = await moveOn(n1);
+  const kept = path.join(cluster.dir, "kept");
+  const [first] = segments(timeline);
+  t.ok(first);
+  await runAsPostgres("cp", [path.join(wal, first ?? ""), kept]);
+  await checkpointOn(n1);
+  await n1.kill9();
+  await cluster.lead("n2", 9, majority, ["n3"]);
+  await moveOn(n2);
+  await poll(
+    async () => {
+      await n2.sql("insert into t values (1)");
+      await checkpointOn(n2);
+      return segments(timeline).length === 0;
+    },
+    { what: "the old timeline's files to go", timeoutMs: 30_000 },
+  );
+  await n3.stop("immediate");
+  await runAsPostgres("cp", [kept, path.join(wal, first ?? "")]);
+  await n3.start();
+  await cluster.follow("n3", "n2", 9);
+  await n2.sql("insert into t values (1)");
+  await checkpointOn(n2);
+  const { rows } = await withClient(target(n3), (client) =>
+    client.query<{ gaps: number }>(`select count(*)::int as gaps from (select start_lsn,
+      lag(end_lsn) over (order by end_lsn) as before from pg_available_wal_summaries()) as s where start_lsn > before`),
+  );
+  t.same(rows, [{ gaps: 0 }]);
 });
 
 /** Replaces a stopped server's data directory, keeping its configuration. */
