@@ -147,7 +147,7 @@ async function throughput(cluster: TestCluster, { rounds }: Options): Promise<vo
 }
 
 async function inTurn(round: number, works: readonly (() => Promise<unknown>)[]): Promise<void> {
-  for (const work of round % 2 === 0 ? works : [...works].reverse()) await work();
+  for (const [i] of works.entries()) await works[(i + round) % works.length]?.();
 }
 
 async function restoreOnce(
@@ -194,26 +194,39 @@ async function tps(cluster: TestCluster, leader: string, seconds: number): Promi
   return Number(/^tps = ([\d.]+)/m.exec(stdout)?.[1]);
 }
 
+/** A backup begins with a checkpoint of the leader, at once; what that costs by itself is measured, too. */
 async function tpsDuringBackup(cluster: TestCluster, { rounds, tpsSeconds }: Options): Promise<void> {
   const without: number[] = [];
+  const afterCheckpoint: number[] = [];
   const during: number[] = [];
   const leader = await cluster.leader();
+  const measure = () => tps(cluster, leader, tpsSeconds);
+  const checkpoint = async (): Promise<void> => {
+    const [speed] = await Promise.all([
+      measure(),
+      withClient(cluster.superuser(leader), (client) => client.query("checkpoint")),
+    ]);
+    afterCheckpoint.push(speed);
+  };
   const busy = async (): Promise<void> => {
     let goOn = true;
     const backups = (async () => {
       while (goOn) await quietly(() => backupNow(cluster.dir, { type: "full" }));
     })();
-    // pgBackRest begins with a checkpoint; that is the leader's, and part of what a backup costs it.
-    during.push(await tps(cluster, leader, tpsSeconds));
+    during.push(await measure());
     goOn = false;
     await backups;
   };
   for (let round = 0; round < rounds; round++)
-    await inTurn(round, [async () => without.push(await tps(cluster, leader, tpsSeconds)), busy]);
-  console.log(
-    `leader's tps: ${median(without).toFixed(0)} without, ${median(during).toFixed(0)} while a follower is backed up, ` +
-      `ratio ${(median(during) / median(without)).toFixed(2)}   (${list(without, 0)} / ${list(during, 0)})`,
-  );
+    await inTurn(round, [async () => without.push(await measure()), checkpoint, busy]);
+  const line = (what: string, values: readonly number[]): void =>
+    console.log(
+      `leader's tps, medians: ${what.padEnd(30)} ${median(values).toFixed(0).padStart(6)}, ` +
+        `of each round's ratio ${median(values.map((each, i) => each / (without[i] ?? 0))).toFixed(2)}   (${list(values, 0)})`,
+    );
+  line("without a backup", without);
+  line("after a checkpoint", afterCheckpoint);
+  line("while a follower is backed up", during);
 }
 
 async function newNode(cluster: TestCluster): Promise<void> {
