@@ -123,6 +123,13 @@ class Work {
     this.effects.push({ kind: "timer", timerId, afterMs });
   }
 
+  /** Should it go off nevertheless, it is stale. */
+  cancel(name: TimerName): void {
+    const pendingTimers = new Set(this.attempt.pendingTimers);
+    pendingTimers.delete(`${this.attempt.term}/${name}`);
+    this.change({ pendingTimers });
+  }
+
   waitsFor(name: TimerName): boolean {
     return this.attempt.pendingTimers.has(`${this.attempt.term}/${name}`);
   }
@@ -228,6 +235,7 @@ function onRecruitReply(work: Work, node: NodeId, result: CallResult): void {
     if (work.attempt.phase.kind !== "recruiting") {
       // Too late to be counted; it has left the older terms, so it needs a leader.
       follow(work, node);
+      endLease(work);
       return;
     }
     work.change({ reports: new Map(work.attempt.reports).set(node, result.report) });
@@ -235,6 +243,8 @@ function onRecruitReply(work: Work, node: NodeId, result: CallResult): void {
   }
   if (work.attempt.phase.kind === "recruiting") {
     considerRecruits(work);
+  } else {
+    endLease(work);
   }
 }
 
@@ -352,6 +362,19 @@ function electAfterLease(work: Work, plan: Plan): void {
     work.change({ phase: { kind: "leaseWait", plan } });
   } else {
     elect(work, plan);
+  }
+}
+
+/** Whoever might have held a lease has meanwhile left its term, or has no Postgres: the wait is over. */
+function endLease(work: Work): void {
+  const { phase } = work.attempt;
+  const waits = phase.kind === "leaseWait" || phase.kind === "fetching";
+  if (!waits || !work.waitsFor("lease") || leaseWaitMs(phase.plan, work.attempt) > 0) {
+    return;
+  }
+  work.cancel("lease");
+  if (phase.kind === "leaseWait") {
+    elect(work, phase.plan);
   }
 }
 

@@ -24,10 +24,15 @@ function possibleHolders(
   return [...new Set(rulesets.flatMap(eligibleLeaders))];
 }
 
-/** From the moment at which the recruitment is valid until the candidate may be told to lead. */
+/**
+ * From the moment at which the recruitment is valid until the candidate may be told to lead. 0 as soon as whoever may
+ * hold a lease has left its term, even too late to be counted: then nobody is left to wait for.
+ */
 export function leaseWaitMs(plan: Pick<Plan, "rulesets" | "target">, attempt: Attempt): number {
   const holders = possibleHolders(plan.rulesets, plan.target, attempt);
-  if (holders.every((id) => attempt.reports.has(id) || attempt.down.has(id))) {
+  const left = ({ reports, lateRecruits, down }: Attempt, id: NodeId): boolean =>
+    reports.has(id) || lateRecruits.has(id) || down.has(id);
+  if (holders.every((id) => left(attempt, id))) {
     return 0;
   }
   const reported = Math.max(0, ...[...attempt.reports.values()].map(({ leaseMs = 0 }) => leaseMs));

@@ -105,6 +105,46 @@ t.test("otherwise it waits for the longest lease reported and a margin, and fetc
   t.end();
 });
 
+t.test("the wait ends as soon as whoever may hold the lease has left its term", (t) => {
+  const [n1, n2, n3] = ids as [NodeId, NodeId, NodeId];
+  const led = { leader: { node: n1, term: term(5) } };
+  const others = (at: number): readonly [string, CallResult][] => [
+    ["6/recruit/n2", report(n2, 5, at, 500)],
+    ["6/recruit/n3", report(n3, 5, 10, 500)],
+  ];
+  const begun = (more: Partial<ChangeRequest>, at = 10) => {
+    const attempt = recruit([], { ...led, ...more });
+    for (const [callId, result] of others(at)) attempt.feed({ kind: "reply", callId, result });
+    attempt.feed({ kind: "timer", timerId: "6/grace" });
+    return attempt;
+  };
+  const late = report(n1, 5, 12, 500);
+  for (const [what, result, then] of [
+    ["recruited", late, "elect n2"],
+    ["down", refused("postgres_down"), "elect n2"],
+    ["refused for another reason", refused("timeout"), ""],
+    ["out of reach", gone, ""],
+  ] as const) {
+    const attempt = begun({});
+    t.equal(attempt.brief(), "lease 550");
+    attempt.feed({ kind: "reply", callId: "6/recruit/n1", result });
+    t.equal(attempt.brief(), then, what);
+    attempt.feed({ kind: "timer", timerId: "6/lease" });
+    t.equal(attempt.brief(), then === "" ? "elect n2" : "", `${what}, and then the timer`);
+  }
+  const fetching = begun({ candidate: n2 }, 5);
+  t.equal(fetching.brief(), "lease 550, fetch n2");
+  fetching.feed({ kind: "reply", callId: "6/recruit/n1", result: late });
+  t.equal(fetching.brief(), "", "not before the log is there");
+  const position = { term: term(5), lsn: lsn(10) };
+  fetching.feed({ kind: "reply", callId: "6/fetch/n2", result: { kind: "fetched", position } });
+  t.equal(fetching.brief(), "elect n2");
+  const unknown = begun({ leader: { node: n1, term: term(4) } });
+  unknown.feed({ kind: "reply", callId: "6/recruit/n1", result: late });
+  t.equal(unknown.brief(), "elect n2", "of several that may hold one it was the last");
+  t.end();
+});
+
 t.test("a leader whose Postgres was seen to end holds no lease, unless the log tells of a later one", (t) => {
   const answers = [gone, report(ids[1] as NodeId, 5, 10, 500), report(ids[2] as NodeId, 5, 10, 500)];
   const ended = (of: number) => ({ leader: { node: ids[0] as NodeId, term: term(of), ended: true } });

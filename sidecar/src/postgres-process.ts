@@ -113,11 +113,11 @@ export class PostgresProcess {
     return this.#reason === null;
   }
 
-  /** For an adopted process: has it ended? A child's end comes by itself. */
+  /** Has it ended? For an adopted process this is the news; a child's end is told by itself, a moment later. */
   checkDeath(): boolean {
     if (!this.running) return true;
-    if (!this.adopted || isAlive(this.pid, this.#startTicks)) return false;
-    this.#finish("ended (it was no child of this sidecar, so its exit status is unknown)");
+    if (isAlive(this.pid, this.#startTicks)) return false;
+    if (this.adopted) this.#finish("ended (it was no child of this sidecar, so its exit status is unknown)");
     return true;
   }
 

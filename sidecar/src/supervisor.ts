@@ -34,6 +34,8 @@ export type SupervisorOptions = {
 
 /** A restart is work for this thread too: let the news of the crash leave first. */
 const newsFirstMs = 2;
+/** A postmaster that is killed closes its sockets before it has ended for good. */
+const exitFirstMs = 5;
 const attachRetryMs = 10;
 /** After that it is time to say that something is odd: a Postgres without the extension, say. */
 const attachWarnMs = 30_000;
@@ -369,8 +371,13 @@ export class Supervisor {
   #onControlEnd(to: PostgresProcess, connection: ControlConnection, reason: string): void {
     if (this.#connection !== connection) return;
     this.#connection = null;
-    if (to !== this.#process || to.checkDeath() || this.#stoppedForGood()) return;
     this.#options.logger.debug({ reason }, "the control connection ended");
+    if (!to.checkDeath()) setTimeout(() => this.#attachAgain(to), exitFirstMs);
+  }
+
+  /** "Starting" would leave open whether it still leads and answers reads; its end is better news, if it is one. */
+  #attachAgain(to: PostgresProcess): void {
+    if (to !== this.#process || to.checkDeath() || this.#stoppedForGood()) return;
     if (!this.#stopping) this.#setPhase("starting");
     this.#attachInBackground(to);
   }
