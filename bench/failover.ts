@@ -20,6 +20,7 @@ interface Options {
   readonly clients: number;
   readonly scale: number;
   readonly settleMs: number;
+  readonly stories: boolean;
   readonly json: boolean;
 }
 
@@ -31,6 +32,7 @@ interface Kill {
 }
 
 const killTimeoutMs = 60_000;
+const storyLines = 250;
 
 /** Event by event, so that no polling interval blurs the figures. */
 class Eye {
@@ -118,6 +120,7 @@ async function run(options: Options): Promise<void> {
       say(
         `kill ${i}: ${kill.from} → ${kill.to}, write gap ${gap} ms, streams again after ${Math.round(kill.rejoinMs)} ms`,
       );
+      if (options.stories) say(await cluster.story(storyLines));
       await eye.seen("a whole cluster", ({ leader, nodes }) =>
         nodes.every((n) => n.id === leader || n.streaming),
       );
@@ -177,6 +180,7 @@ const command = new Command("bench:failover")
   .option("--clients <count>", "clients of pgbench", Number, 4)
   .option("--scale <count>", "scale of pgbench", Number, 2)
   .option("--settle-ms <ms>", "load between two kills", Number, 2_000)
+  .option("--stories", "what all components said about each kill", false)
   .option("--json", "one line for programs", false)
   .parse();
 
