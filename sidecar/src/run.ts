@@ -11,7 +11,9 @@ import { startHttp } from "./http.ts";
 import { SidecarMetrics } from "./metrics.ts";
 import { nodePaths } from "./paths.ts";
 import { sidecarHandlers } from "./service.ts";
+import { copiesSlots } from "./settings.ts";
 import { SidecarNode } from "./sidecar-node.ts";
+import { SlotKeeper } from "./slots/slot-keeper.ts";
 
 const usage = "usage: node sidecar/src/main.ts --config FILE   (docs/data-root.md describes the file)";
 
@@ -117,11 +119,21 @@ async function run(): Promise<void> {
       onError: (error) => logger.warn({ err: error }, "a request over HTTP failed"),
     }),
   );
+  const slots = new SlotKeeper({
+    config,
+    paths,
+    owner,
+    status: () => node.status(),
+    followed: () => node.memory.current.follow,
+    reload: () => node.supervisor.reload(),
+    logger,
+  });
   logger.info({ ports: config.ports, term: node.promise?.term ?? 0 }, "the sidecar runs");
 
   const stop = async (signal: string): Promise<void> => {
     logger.info({ signal, postgres: config.onTerminate }, "stopping");
     shutdown.abort();
+    slots.end();
     await backup?.end();
     await stopAll(node, grpc, http, config.onTerminate);
     releasePidFile(paths.pidFile);
@@ -144,6 +156,7 @@ async function run(): Promise<void> {
     process.exit(1);
   });
   await node.begin();
+  if (copiesSlots(config)) slots.start();
   backup?.start({
     status: () => node.status(),
     changed: () => node.watchers.publish(),

@@ -3,6 +3,7 @@
 import { backupPaths, shellQuote } from "./backup/pgbackrest-conf.ts";
 import type { SidecarConfig } from "./config.ts";
 import type { NodePaths } from "./paths.ts";
+import { copierSlot } from "./slots/slot-plan.ts";
 
 /** For SQL on the node's own socket (docs/sidecar.md). */
 export const controlUser = "quorate_control";
@@ -23,6 +24,9 @@ export const defaultSettings: Settings = {
   wal_receiver_timeout: "5s",
   wal_retrieve_retry_interval: "100ms",
   wal_receiver_status_interval: "1s",
+  // Logical slots made with failover = true are copied to the followers (slots/slot-keeper.ts), which asks for feedback.
+  sync_replication_slots: true,
+  hot_standby_feedback: true,
   // After a crash: one call instead of one per file. A rejoin may not take seconds for that.
   recovery_init_sync_method: "syncfs",
   password_encryption: "scram-sha-256",
@@ -48,6 +52,7 @@ export function safetySettings(config: SidecarConfig, paths: NodePaths): Setting
     restart_after_crash: false,
     recovery_target_timeline: "latest",
     synchronous_standby_names: "",
+    primary_slot_name: copierSlot,
     "quorate.node_id": config.node.id,
     "quorate.control_socket": paths.controlSocket,
     // The same on all nodes: whoever replaces a leader that he can't fence waits this long.
@@ -114,6 +119,12 @@ function preloadLibraries(wanted: Setting | undefined): string {
   return ["quorate", ...others].join(",");
 }
 
+/** The operator may do without copies of logical slots. */
+export function copiesSlots({ postgres }: SidecarConfig): boolean {
+  const { sync_replication_slots: wanted = true } = postgres.settings;
+  return !/^(off|false|no|0)$/i.test(String(wanted));
+}
+
 export function quorateConf(config: SidecarConfig, paths: NodePaths): string {
   const settings: Settings = {
     ...defaultSettings,
@@ -125,6 +136,7 @@ export function quorateConf(config: SidecarConfig, paths: NodePaths): string {
   return [
     "# Written by the sidecar at each start of Postgres: change sidecar.json instead.",
     ...lines,
+    `include_if_exists '${leaderConfFile}'`,
     "",
   ].join("\n");
 }
@@ -173,12 +185,19 @@ export function pgHba(config: SidecarConfig): string {
     config.tls === undefined
       ? rule("host", "replication", user, "all", "scram-sha-256")
       : rule("hostssl", "replication", user, "all", "scram-sha-256 clientcert=verify-ca"),
+    // The copier of logical slots; it may look at the list of slots there, and at nothing else.
+    config.tls === undefined
+      ? rule("host", "postgres", user, "all", "scram-sha-256")
+      : rule("hostssl", "postgres", user, "all", "scram-sha-256 clientcert=verify-ca"),
     rule("host", "all", user, "all", "reject"),
     rule("host", "replication", "all", "all", "reject"),
     ...everybody,
     "",
   ].join("\n");
 }
+
+/** In the data directory: whom the copier of logical slots asks. */
+export const leaderConfFile = "quorate-leader.conf";
 
 export const includeLine = "include 'quorate.conf'";
 
