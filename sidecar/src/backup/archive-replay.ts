@@ -55,6 +55,7 @@ const fixedSettings: Readonly<Record<string, string>> = {
   archive_command: "",
   primary_conninfo: "",
   primary_slot_name: "",
+  sync_replication_slots: "off",
   hot_standby: "on",
   fsync: "off",
   full_page_writes: "on",
