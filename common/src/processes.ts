@@ -98,3 +98,38 @@ export function killTree(pid: number, signal: NodeJS.Signals = "SIGKILL"): numbe
   if (kill) for (const each of signalled) sendSignal(each, signal);
   return [...signalled];
 }
+
+/** The pid in a pid file (its first line), if that process lives and its command line mentions `mark`. */
+export function livePid(pidFile: string, mark?: string): number | undefined {
+  let text: string;
+  try {
+    text = readFileSync(pidFile, "utf8");
+  } catch {
+    return undefined;
+  }
+  const pid = Number(text.split("\n")[0]);
+  if (!Number.isInteger(pid) || pid <= 1 || !isAlive(pid)) return undefined;
+  if (mark !== undefined && !commandLine(pid).includes(mark)) return undefined;
+  return pid;
+}
+
+export function commandLine(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
+  } catch {
+    return "";
+  }
+}
+
+/** Ends the process of a pid file, whose parent has died before it, if it lives. */
+export async function killLeftover(
+  pidFile: string,
+  mark: string,
+  found: (pid: number) => void,
+): Promise<void> {
+  const pid = livePid(pidFile, mark);
+  if (pid === undefined) return;
+  found(pid);
+  sendSignal(pid, "SIGKILL");
+  await waitForExit(pid, { timeoutMs: 10_000 });
+}

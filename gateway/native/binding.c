@@ -85,6 +85,21 @@ js_send(napi_env env, napi_callback_info info)
 	return NULL;
 }
 
+/* The new connection of this descriptor, or -errno: its own, or EMFILE. */
+static int32_t
+add_fd(Batch *b, int fd, int state, uint32_t events)
+{
+	int32_t		id;
+
+	if (fd < 0)
+		return fd;
+	id = conn_add(b, fd, state, events);
+	if (id >= 0)
+		return id;
+	close(fd);
+	return -EMFILE;
+}
+
 /* listen(numeric host, port, backlog, reuse port) -> id */
 static napi_value
 js_listen(napi_env env, napi_callback_info info)
@@ -97,15 +112,8 @@ js_listen(napi_env env, napi_callback_info info)
 
 	napi_get_value_string_utf8(env, args[0], host, sizeof host, NULL);
 	fd = socket_listen(host, integer(env, args[1]), integer(env, args[2]), integer(env, args[3]) != 0);
-	if (fd < 0)
-		return fail(env, host, strerror(-fd));
-	id = conn_add(b, fd, LISTENING, EPOLLIN);
-	if (id < 0)
-	{
-		close(fd);
-		return fail(env, host, strerror(EMFILE));
-	}
-	return number(env, id);
+	id = add_fd(b, fd, LISTENING, EPOLLIN);
+	return id < 0 ? fail(env, host, strerror(-id)) : number(env, id);
 }
 
 /* The port that a listener or connection has. */
@@ -125,20 +133,11 @@ js_connect(napi_env env, napi_callback_info info)
 	napi_value	args[2];
 	char		host[256];
 	int			fd;
-	int32_t		id;
 	Batch	   *b = arguments(env, info, 2, args);
 
 	napi_get_value_string_utf8(env, args[0], host, sizeof host, NULL);
 	fd = socket_connect(host, integer(env, args[1]));
-	if (fd < 0)
-		return number(env, fd);
-	id = conn_add(b, fd, CONNECTING, EPOLLOUT);
-	if (id < 0)
-	{
-		close(fd);
-		return number(env, -EMFILE);
-	}
-	return number(env, id);
+	return number(env, add_fd(b, fd, CONNECTING, EPOLLOUT));
 }
 
 /* pause(id, on) */

@@ -54,23 +54,39 @@ failed(int fd)
 	return -error;
 }
 
+/* A socket that fits the host, not blocking; its address is filled in. */
+static int
+socket_for(const char *host, int port, struct sockaddr_storage *address, socklen_t *size)
+{
+	int			error = address_of(host, port, address, size);
+	int			fd;
+
+	if (error != 0)
+		return error;
+	fd = socket(address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	return fd < 0 ? -errno : fd;
+}
+
+static void
+turn_on(int fd, int level, int option)
+{
+	int			one = 1;
+
+	setsockopt(fd, level, option, &one, sizeof one);
+}
+
 int
 socket_listen(const char *host, int port, int backlog, bool reuse_port)
 {
 	struct sockaddr_storage address;
 	socklen_t	size;
-	int			one = 1;
-	int			error = address_of(host, port, &address, &size);
-	int			fd;
+	int			fd = socket_for(host, port, &address, &size);
 
-	if (error != 0)
-		return error;
-	fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return -errno;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+		return fd;
+	turn_on(fd, SOL_SOCKET, SO_REUSEADDR);
 	if (reuse_port)
-		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+		turn_on(fd, SOL_SOCKET, SO_REUSEPORT);
 	if (bind(fd, (struct sockaddr *) &address, size) != 0 || listen(fd, backlog) != 0)
 		return failed(fd);
 	return fd;
@@ -81,19 +97,14 @@ socket_connect(const char *host, int port)
 {
 	struct sockaddr_storage address;
 	socklen_t	size;
-	int			one = 1;
-	int			error = address_of(host, port, &address, &size);
-	int			fd;
+	int			fd = socket_for(host, port, &address, &size);
 
-	if (error != 0)
-		return error;
-	fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return -errno;
+		return fd;
 	if (address.ss_family != AF_UNIX)
 	{
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-		setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+		turn_on(fd, IPPROTO_TCP, TCP_NODELAY);
+		turn_on(fd, SOL_SOCKET, SO_KEEPALIVE);
 	}
 	if (connect(fd, (struct sockaddr *) &address, size) != 0 && errno != EINPROGRESS)
 		return failed(fd);

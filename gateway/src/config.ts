@@ -47,8 +47,8 @@ export const configSchema = z.strictObject({
     .strictObject({
       /** Server connections per database and user, in each worker. */
       size: z.int().min(1).max(10_000).default(20),
-      /** Server connections of one worker in all. */
-      total: z.int().min(1).max(100_000).default(90),
+      /** Server connections in all; 90 where they are not leased. */
+      total: z.int().min(1).max(100_000).optional(),
       serverIdleMs: ms.default(600_000),
       serverLifetimeMs: ms.default(3_600_000),
       /** How long a request may wait for a server connection, or for a leader. */
@@ -56,6 +56,16 @@ export const configSchema = z.strictObject({
       connectTimeoutMs: ms.default(5_000),
     })
     .prefault({}),
+  /** Each sidecar leases shares of its Postgres's connections to gateways. */
+  budget: z
+    .strictObject({
+      lease: z.boolean().default(true),
+      /** Connections to a node whose sidecar can't be asked. */
+      unleased: z.int().min(1).max(10_000).default(5),
+    })
+    .prefault({}),
+  /** The node that this gateway belongs to: reads that may be answered there are. */
+  home: z.string().optional(),
   /** Reads on followers, for sessions that ask for them (quorate.read) and on listen.readPort. */
   reads: z
     .strictObject({
@@ -74,13 +84,34 @@ export const configSchema = z.strictObject({
       clients: z.int().min(1).max(1_000_000).default(20_000),
       waiting: z.int().min(0).max(1_000_000).default(20_000),
       loginTimeoutMs: ms.default(60_000),
-      /** 0: none. */
+      /** 0: none. A session that is idle; a transaction that is; one request; one transaction. */
       clientIdleMs: ms.default(0),
       idleInTransactionMs: ms.default(0),
+      requestMs: ms.default(0),
+      transactionMs: ms.default(0),
       /** How long a request may go on after its client has left. */
       abandonedMs: ms.default(30_000),
     })
     .prefault({}),
+  /** Other limits for a user, a database, or a user in a database; of all that fit the last one wins. */
+  overrides: z
+    .array(
+      z.strictObject({
+        database: z.string().optional(),
+        user: z.string().optional(),
+        /** As in pool … */
+        size: z.int().min(1).max(10_000).optional(),
+        waitMs: ms.optional(),
+        /** … and as in limits, for the clients of this user and database. */
+        clients: z.int().min(0).max(1_000_000).optional(),
+        clientIdleMs: ms.optional(),
+        idleInTransactionMs: ms.optional(),
+        requestMs: ms.optional(),
+        transactionMs: ms.optional(),
+      }),
+    )
+    .max(1_000)
+    .default([]),
   admin: z
     .strictObject({
       /** The name of the console's database. */
@@ -99,7 +130,14 @@ export const configSchema = z.strictObject({
   drainMs: ms.default(30_000),
 });
 
-export type Config = z.infer<typeof configSchema>;
+type Checked = z.infer<typeof configSchema>;
+export type Config = Omit<Checked, "pool"> & {
+  readonly pool: Checked["pool"] & { readonly total: number };
+};
+
+/** Within PostgreSQL's default of max_connections. */
+const totalWithoutLeases = 90;
+const totalWithLeases = 10_000;
 
 export class ConfigError extends Error {}
 
@@ -118,8 +156,11 @@ export function parseConfig(value: unknown, base = "."): Config {
   }
   const at = (name: string): string => path.resolve(base, name);
   const { sidecarTls, sidecarTokenFile, tls, authentication } = config;
+  const leases = config.budget.lease && config.sidecars.length > 0;
+  const total = config.pool.total ?? (leases ? totalWithLeases : totalWithoutLeases);
   return {
     ...config,
+    pool: { ...config.pool, total },
     ...(sidecarTls && {
       sidecarTls: { ca: at(sidecarTls.ca), cert: at(sidecarTls.cert), key: at(sidecarTls.key) },
     }),

@@ -1,5 +1,5 @@
 export { type Config, configSchema, parseConfig } from "./config.ts";
-export type { Endpoint } from "./pool/pool.ts";
+export type { Endpoint } from "./pool/endpoint.ts";
 export {
   type FollowerEndpoint,
   fixedServer,

@@ -4,6 +4,7 @@ import path from "node:path";
 import { createLogger, messageOf } from "@quorate/common";
 import { Command } from "commander";
 import { type Config, ConfigError, parseConfig } from "./config.ts";
+import { answerParent } from "./parent.ts";
 import { startGateway } from "./start.ts";
 
 const program = new Command("quorate-gateway")
@@ -88,6 +89,7 @@ const gateway = await startGateway({ config, log, readConfig, shutdown }).catch(
 );
 const pidFile = given.config === undefined ? undefined : path.join(directory, "gateway.pid");
 if (pidFile !== undefined) writeFileSync(pidFile, `${process.pid}\n`);
+answerParent(gateway, () => process.exit(0));
 process.on("SIGHUP", () => gateway.reload());
 process.on("SIGTERM", shutdown);
 process.on("SIGINT", shutdown);

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { createSecureContext, type SecureContext } from "node:tls";
 import type { Logger } from "@quorate/common";
 import type { Table } from "./admin/console.ts";
+import type { RoomOptions } from "./budget/room.ts";
 import type { Config } from "./config.ts";
 import type { LeaderSource } from "./route/leader-source.ts";
 import type { Tls } from "./session/login.ts";
@@ -13,18 +14,14 @@ import { endPointHash, NetTransport } from "./transport/net-transport.ts";
 import { serverContext } from "./transport/secure-context.ts";
 import type { Transport } from "./transport/transport.ts";
 import { Worker } from "./worker.ts";
-import type { Counters } from "./workers/counters.ts";
 
-export type WorkerParts = {
+export type WorkerParts = RoomOptions & {
   readonly config: Config;
   readonly workerId: number;
   readonly leaders: LeaderSource;
   readonly log: Logger;
-  readonly counters: Counters;
   /** A cancel request for a client of another worker. */
   readonly forwardCancel: (key: Uint8Array) => void;
-  /** The limit of server connections is reached, and none of this worker's own is idle. */
-  readonly makeRoom: () => void;
   readonly reload: () => void;
   readonly shutdown: () => void;
   /** Carries out a console's command in all workers; undefined where there is only one. */

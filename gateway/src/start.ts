@@ -1,11 +1,14 @@
 /** Starts a gateway in this process: one worker on this thread, or several threads that share the port. */
-import * as http from "node:http";
-import type { Logger } from "@quorate/common";
+import { randomBytes } from "node:crypto";
+import { hostname } from "node:os";
+import { type GuardedHttp, type Logger, SecretFile, startGuardedHttp } from "@quorate/common";
 import { useClientAccess } from "@quorate/proto";
-import { metricsText } from "./admin/metrics.ts";
+import { leaseMetrics, metricsText } from "./admin/metrics.ts";
+import { Leases } from "./budget/leases.ts";
+import { NodeLimits } from "./budget/node-limits.ts";
 import type { Config } from "./config.ts";
 import { makeWorker } from "./make-worker.ts";
-import { fixedServer, type LeaderSource } from "./route/leader-source.ts";
+import { fixedServer, type LeaderSource, type View } from "./route/leader-source.ts";
 import { SidecarWatch } from "./route/sidecar-watch.ts";
 import type { Worker } from "./worker.ts";
 import { Counters } from "./workers/counters.ts";
@@ -24,6 +27,8 @@ export type RunningGateway = {
   readonly port: number;
   readonly readPort: number | undefined;
   readonly metricsPort: number | undefined;
+  /** What /metrics shows. */
+  metrics(): Promise<string>;
   reload(): void;
   drain(): Promise<void>;
   close(): Promise<void>;
@@ -35,6 +40,8 @@ type Body = {
   readonly readPort: number | undefined;
   metrics(): string | Promise<string>;
   reconfigure(config: Config): void;
+  /** Shares of servers' connections have changed. */
+  limitsChanged(): void;
   drain(): Promise<void>;
   close(): void | Promise<void>;
 };
@@ -56,6 +63,9 @@ export async function startSingle(options: StartOptions): Promise<RunningGateway
 }
 
 type BodyParts = {
+  readonly limits: NodeLimits;
+  readonly unleased: number;
+  readonly wantMore: (node: string) => void;
   readonly config: Config;
   readonly leaders: LeaderSource;
   readonly log: Logger;
@@ -81,6 +91,7 @@ async function single(parts: BodyParts): Promise<{ worker: Worker; body: Body }>
     readPort,
     metrics: () => metricsText(worker),
     reconfigure,
+    limitsChanged: () => worker.options.transport.turn(() => worker.room.changed()),
     drain: () => worker.drain(),
     close: () => worker.close(),
   };
@@ -104,6 +115,7 @@ async function around(
 ): Promise<RunningGateway> {
   const { config, log } = options;
   const leaders = options.leaders ?? leadersOf(config);
+  const budget = budgetOf(config, leaders, log, () => started?.limitsChanged());
   let draining = false;
   const reload = (): void => {
     if (options.readConfig === undefined) return;
@@ -117,26 +129,62 @@ async function around(
     }
   };
   const shutdown = options.shutdown ?? (() => {});
-  const body: Body = await start({ config, leaders, log, reload, shutdown });
+  let started: Body | undefined;
+  const body: Body = await start({ config, leaders, log, reload, shutdown, ...budget });
+  started = body;
   const healthy = () => leaders.view.leader !== undefined && !draining;
-  const metrics = await serveMetrics(config, body, healthy);
-  const end = () => {
-    metrics?.server.close();
+  const metrics = async () => (await body.metrics()) + leaseMetrics(budget.limits.all);
+  const http = await serveMetrics(config, metrics, healthy, log);
+  const end = async (): Promise<void> => {
+    http?.close();
+    await budget.close();
     leaders.close();
   };
   return {
     port: body.port,
     readPort: body.readPort,
-    metricsPort: metrics?.port,
+    metricsPort: http?.port,
+    metrics,
     reload,
     async drain() {
       draining = true;
       await body.drain();
-      end();
+      await end();
     },
     async close() {
       await body.close();
-      end();
+      await end();
+    },
+  };
+}
+
+type Budget = Pick<BodyParts, "limits" | "unleased" | "wantMore"> & { close(): Promise<void> };
+
+/** Leases where there are sidecars; without them only the gateway's own limits count. */
+function budgetOf(config: Config, leaders: LeaderSource, log: Logger, changed: () => void): Budget {
+  const leased = config.budget.lease && leaders.sidecars !== undefined;
+  const unleased = leased ? config.budget.unleased : Number.POSITIVE_INFINITY;
+  const limits = new NodeLimits(NodeLimits.bufferFor(config.workers), 0, unleased);
+  const register = ({ leader, followers }: View): void =>
+    limits.register([...(leader === undefined ? [] : [leader]), ...followers].map(({ node }) => node));
+  register(leaders.view);
+  // Before anybody else hears of a new node, it has its place.
+  const unsubscribe = leaders.subscribe(register);
+  if (!leased) return { limits, unleased, wantMore() {}, close: async () => unsubscribe() };
+  const leases = new Leases({
+    holder: `${hostname()}-${process.pid}-${randomBytes(4).toString("hex")}`,
+    limits,
+    sidecars: () => leaders.sidecars?.() ?? new Map(),
+    changed,
+    log,
+  });
+  return {
+    limits,
+    unleased,
+    wantMore: (node) => leases.wantMore(node),
+    close() {
+      unsubscribe();
+      return leases.close();
     },
   };
 }
@@ -147,26 +195,30 @@ function leadersOf(config: Config): LeaderSource {
   return new SidecarWatch(config.sidecars, `gateway-${process.pid}`);
 }
 
+/** To those who are known as sidecars know them; whether it works is told to everybody. */
 async function serveMetrics(
   config: Config,
-  body: Body,
+  metrics: () => Promise<string>,
   healthy: () => boolean,
-): Promise<{ server: http.Server; port: number } | undefined> {
+  log: Logger,
+): Promise<GuardedHttp | undefined> {
   if (config.metrics === undefined) return undefined;
-  const server = http.createServer((request, response) => {
-    if (request.url === "/metrics") {
-      response.setHeader("content-type", "text/plain; version=0.0.4");
-      Promise.resolve(body.metrics()).then((text) => response.end(text));
-    } else if (request.url === "/health") {
-      const ok = healthy();
-      response.writeHead(ok ? 200 : 503).end(ok ? "ok\n" : "no leader\n");
-    } else response.writeHead(404).end();
+  const { sidecarTls: tls, sidecarTokenFile } = config;
+  const secret = sidecarTokenFile === undefined ? undefined : new SecretFile(sidecarTokenFile);
+  return startGuardedHttp({
+    ...config.metrics,
+    tls,
+    token: secret && (() => secret.value),
+    onError: (error) => log.warn({ error }, "a request over HTTP failed"),
+    routes: {
+      "/metrics": { answer: async () => ({ type: "text/plain; version=0.0.4", body: await metrics() }) },
+      "/health": {
+        open: true,
+        answer: () =>
+          healthy()
+            ? { type: "text/plain", body: "ok\n" }
+            : { code: 503, type: "text/plain", body: "no leader\n" },
+      },
+    },
   });
-  const { host, port } = config.metrics;
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(port, host, resolve);
-  });
-  const address = server.address();
-  return { server, port: typeof address === "object" && address !== null ? address.port : port };
 }

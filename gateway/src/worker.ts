@@ -7,14 +7,19 @@ import type { SecureContext } from "node:tls";
 import type { Logger } from "@quorate/common";
 import { AdminSession, type Table } from "./admin/console.ts";
 import { Histogram } from "./admin/histogram.ts";
+import { Room, type RoomOptions } from "./budget/room.ts";
 import type { Config } from "./config.ts";
-import { type Endpoint, Pool, type PoolHost } from "./pool/pool.ts";
+import { limitsFor } from "./limits-for.ts";
+import type { Endpoint } from "./pool/endpoint.ts";
+import { Pool } from "./pool/pool.ts";
+import type { PoolHost } from "./pool/pool-host.ts";
 import type { Server } from "./pool/server.ts";
 import { Statements } from "./pool/statements.ts";
 import { chooseFollower } from "./route/choose-follower.ts";
 import type { LeaderSource } from "./route/leader-source.ts";
 import { Client } from "./session/client.ts";
 import type { ClientHost } from "./session/client-host.ts";
+import { ClientSweep } from "./session/client-sweep.ts";
 import { Directory } from "./session/directory.ts";
 import { Login, type LoginHost, newMockSecret, type StartupRequest, type Tls } from "./session/login.ts";
 import type { Secret } from "./session/scram.ts";
@@ -32,9 +37,8 @@ import type {
 import { backendKeyData, cancelRequest, parameterStatus, readyForQuery } from "./wire/build.ts";
 import { int32, txIdle } from "./wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "./wire/errors.ts";
-import type { Counters } from "./workers/counters.ts";
 
-export type WorkerOptions = {
+export type WorkerOptions = RoomOptions & {
   readonly config: Config;
   readonly workerId: number;
   readonly transport: Transport;
@@ -46,11 +50,8 @@ export type WorkerOptions = {
   readonly serverTls: () => SecureContext | undefined;
   /** Password of the gateway's own account, if the server asks for one. */
   readonly ownPassword: string | undefined;
-  readonly counters: Counters;
   /** A cancel request for a client of another worker. */
   readonly forwardCancel: (key: Uint8Array) => void;
-  /** The limit of server connections is reached, and none of this worker's own is idle. */
-  readonly makeRoom: () => void;
   /** Carries out a console's command in all workers; undefined where there is only one. */
   readonly everywhere:
     | ((words: readonly string[]) => Promise<Table | { readonly error: string }>)
@@ -78,6 +79,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   readonly directory: Directory;
   readonly mockSecret = newMockSecret();
   readonly latency = new Histogram();
+  readonly room: Room;
   readonly startedAtMs: number;
   connections = 0;
   loginsFailed = 0;
@@ -89,9 +91,9 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   readonly #listeners: Listener[] = [];
   #nextClient = 1;
   #nextServer: number;
-  #roomAskedAtMs = Number.NEGATIVE_INFINITY;
   #sweeper: NodeJS.Timeout | undefined;
   readonly #unsubscribe: () => void;
+  readonly #clientSweep = new ClientSweep(this);
 
   constructor(options: WorkerOptions) {
     this.options = options;
@@ -99,6 +101,12 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     this.plans = options.plans;
     this.log_ = options.log;
     this.startedAtMs = this.nowMs();
+    this.room = new Room(
+      options,
+      this.pools,
+      () => this.tunnels.size,
+      () => this.nowMs(),
+    );
     this.#nextServer = (options.workerId << clientBits) + 1;
     this.directory = new Directory(
       () => this.#ownPool(),
@@ -159,6 +167,13 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
         hint: "Raise limits.clients, or connect to another gateway.",
       });
     }
+    const pool = this.pools.get(`${request.database}\0${request.user}`);
+    if (pool !== undefined && pool.clients >= pool.limits.clients) {
+      const text = `user "${request.user}" already has ${pool.clients} clients in database "${request.database}"`;
+      return wireError("FATAL", "53300", text, {
+        hint: "Raise clients in the gateway's overrides for this user or database.",
+      });
+    }
     return undefined;
   }
 
@@ -182,6 +197,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     if (request.readOnly) settings.set("default_transaction_read_only", "on");
     const client = new Client(this, link, pool, id, settingsOf(settings), request.readOnly);
     client.connectedAtMs = this.nowMs();
+    client.idleSinceMs = client.connectedAtMs;
     this.clients.set(id, client);
     this.options.counters.set("clients", this.clients.size);
     pool.clients++;
@@ -254,11 +270,15 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
       if (client.waiting && client.blocked) this.#cancelWaiting(client);
       return;
     }
-    if (server.ring.length === 0 || server.cancelKey === undefined) return;
-    const { endpoint } = server;
-    if (endpoint === undefined) return;
+    this.cancelRequest(client, server);
+  }
+
+  /** What the server is doing for this client, if it does something. */
+  cancelRequest(client: Client, server: Server): void {
+    const { endpoint, cancelKey } = server;
+    if (server.ring.length === 0 || cancelKey === undefined || endpoint === undefined) return;
     server.cancels++;
-    this.sendCancel(endpoint, server.cancelKey, () => client.cancelDone(server));
+    this.sendCancel(endpoint, cancelKey, () => client.cancelDone(server));
   }
 
   #cancelWaiting(client: Client): void {
@@ -296,7 +316,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   reconfigure(config: Config): void {
     this.config = config;
     for (const pool of this.pools.values()) {
-      pool.limits = config.pool;
+      pool.limits = limitsFor(config, pool.database, pool.user);
       pool.openMore();
     }
     this.directory.forget();
@@ -309,10 +329,14 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   reader(client: Client): Pool | undefined {
     const { database, user, keys } = client.pool;
     const of = (node: string) => this.pools.get(`${database}\0${user}\0${node}`);
+    const { home } = this.config;
+    const { leader, followers } = this.options.leaders.view;
+    if (home !== undefined && leader?.node === home) return undefined; // the leader is nearest
     const follower = chooseFollower(
-      this.options.leaders.view.followers,
+      followers,
       {
         zone: this.config.zone,
+        home,
         lsn: client.level.kind === "session" ? client.seenLsn : 0n,
         mostLagBytes: this.config.reads.mostLagBytes,
         last: client.lastReader,
@@ -334,7 +358,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     const name = node === undefined ? `${database}\0${user}` : `${database}\0${user}\0${node}`;
     let pool = this.pools.get(name);
     if (pool === undefined) {
-      pool = new Pool(this, database, user, keys, this.config.pool, node);
+      pool = new Pool(this, database, user, keys, limitsFor(this.config, database, user), node);
       this.pools.set(name, pool);
       pool.follow(this.options.leaders.view);
     } else if (keys !== undefined) pool.keys = keys;
@@ -356,35 +380,13 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
 
   connect(endpoint: Endpoint, server: Server, connected: () => void): Link {
     server.onConnected = connected;
+    const { node } = endpoint;
+    server.onGone = () => this.room.gone(node);
     return this.options.transport.connect(this.wayTo(endpoint), server);
   }
 
-  mayConnect(wanting: Pool): boolean {
-    const { counters } = this.options;
-    if (counters.reserve("servers", this.#serverCount(), this.config.pool.total)) return true;
-    for (const pool of this.pools.values()) {
-      if (pool !== wanting && pool.waitingCount === 0 && pool.giveUpIdle()) return true;
-    }
-    const now = this.nowMs();
-    if (now - this.#roomAskedAtMs > 100) {
-      this.#roomAskedAtMs = now;
-      this.options.makeRoom();
-    }
-    return false;
-  }
-
-  /** Another worker wants a connection to a server, and the limit is reached. */
-  makeRoom(): void {
-    for (const pool of this.pools.values()) {
-      if (pool.waitingCount === 0 && pool.giveUpIdle()) break;
-    }
-    this.options.counters.set("servers", this.#serverCount());
-  }
-
-  #serverCount(): number {
-    let count = this.tunnels.size;
-    for (const pool of this.pools.values()) count += pool.servers.size;
-    return count;
+  mayConnect(wanting: Pool, node: string): boolean {
+    return this.room.take(wanting, node, this.config.pool.total);
   }
 
   /** New connections begin with it; those that there are end when their clients let go. */
@@ -413,56 +415,12 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     const now = this.nowMs();
     const { limits } = this.config;
     for (const pool of this.pools.values()) pool.sweep();
-    this.options.counters.set("servers", this.#serverCount());
+    this.room.sweep();
     for (const login of this.#logins) {
       if (!login.over && now - login.startedAtMs > limits.loginTimeoutMs) login.timeOut();
       if (login.over) this.#logins.delete(login);
     }
-    if (limits.clientIdleMs === 0 && limits.idleInTransactionMs === 0 && !this.draining && !this.#anyGone())
-      return;
-    for (const client of this.clients.values()) this.#sweepClient(client, now);
-  }
-
-  #gone = 0;
-  #anyGone(): boolean {
-    // Clients that left in the middle of a request are few; they are looked for now and then.
-    this.#gone = (this.#gone + 1) % 8;
-    return this.#gone === 0;
-  }
-
-  #sweepClient(client: Client, now: number): void {
-    const { limits } = this.config;
-    const { server } = client;
-    if (client.gone) {
-      if (server !== undefined && now - client.requestSinceMs > limits.abandonedMs)
-        server.close("abandoned by its client");
-      return;
-    }
-    const quietMs = now - Math.max(client.requestSinceMs, client.connectedAtMs);
-    if (server === undefined) {
-      if (this.draining && !client.blocked)
-        client.fatal(wireError("FATAL", "57P01", "the gateway is shutting down"));
-      else if (limits.clientIdleMs > 0 && quietMs > limits.clientIdleMs && !client.blocked) {
-        client.fatal(
-          wireError("FATAL", "57P05", "terminating connection due to idle timeout of the gateway"),
-        );
-      }
-      return;
-    }
-    if (
-      limits.idleInTransactionMs > 0 &&
-      server.ring.length === 0 &&
-      server.status !== txIdle &&
-      quietMs > limits.idleInTransactionMs
-    ) {
-      client.fatal(
-        wireError(
-          "FATAL",
-          "25P03",
-          "terminating connection due to idle-in-transaction timeout of the gateway",
-        ),
-      );
-    }
+    this.#clientSweep.run(now);
   }
 
   /** No new clients; those that are here may finish their transactions. */

@@ -1,7 +1,11 @@
 import t from "tap";
-import { Pool, type PoolHost, type Waiter } from "../src/pool/pool.ts";
+import { parseConfig } from "../src/config.ts";
+import { limitsFor } from "../src/limits-for.ts";
+import { Pool } from "../src/pool/pool.ts";
+import type { PoolHost } from "../src/pool/pool-host.ts";
 import { Server } from "../src/pool/server.ts";
 import { ServerLogin } from "../src/pool/server-login.ts";
+import type { Waiter } from "../src/pool/waiters.ts";
 import { settingsOf } from "../src/session/settings.ts";
 import { message } from "../src/wire/build.ts";
 
@@ -24,7 +28,8 @@ t.test(
       later() {},
       log() {},
     } as unknown as PoolHost;
-    const limits = { size: 1, serverIdleMs: 600_000, serverLifetimeMs: 3_600_000, waitMs: 30_000 };
+    const config = parseConfig({ server: { host: "127.0.0.1", port: 5432 }, pool: { size: 1 } });
+    const limits = limitsFor(config, "db", "user");
     const pool = new Pool(host, "db", "user", undefined, limits);
     const server = new Server(1, pool, new ServerLogin(undefined));
     Object.assign(server, { link, phase: "ready", login: undefined, connectedAtMs: nowMs, usedAtMs: nowMs });

@@ -4,32 +4,22 @@
 import { unlinkSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import {
+  type ChildSpec,
   createLogger,
-  isAlive,
   keepLogsBounded,
+  killLeftover,
   type Logger,
   messageOf,
-  poll,
-  sendSignal,
+  Supervised,
 } from "@quorate/common";
 import { connectSidecar } from "@quorate/proto";
 import { type OpenCluster, openCluster, paths } from "./cluster/files.ts";
 import { livePid } from "./cluster/processes.ts";
 import { gatewayMain, orchestratorMain, sidecarMain } from "./cluster/programs.ts";
-import { type ChildSpec, Supervised } from "./cluster/supervised.ts";
 
 const sidecarStopTimeoutMs = 45_000;
 const orchestratorStopTimeoutMs = 5_000;
 const gatewayStopTimeoutMs = 10_000;
-
-/** Kill what a dead supervisor left behind; Postgres stays, the new sidecar adopts it. */
-async function removeLeftover(pidFile: string, mark: string, log: Logger): Promise<void> {
-  const pid = livePid(pidFile, mark);
-  if (pid === undefined) return;
-  log.warn({ pid, mark }, "taking over from an earlier supervisor");
-  sendSignal(pid, "SIGKILL");
-  await poll(() => !isAlive(pid), { what: `process ${pid} to end`, timeoutMs: 10_000 });
-}
 
 async function leaderOf(cluster: OpenCluster): Promise<string | undefined> {
   const answers = await Promise.all(
@@ -107,7 +97,7 @@ class Supervisor {
   async #startSidecar(id: string): Promise<void> {
     const { dir } = this.#cluster;
     const config = paths.sidecarConfig(dir, id);
-    await removeLeftover(paths.sidecarPid(dir, id), config, this.#log);
+    await this.#removeLeftover(paths.sidecarPid(dir, id), config);
     const args = [sidecarMain, "--config", config];
     this.#start(this.#sidecars, { name: id, args, logFile: paths.sidecarLog(dir, id) });
   }
@@ -115,7 +105,7 @@ class Supervisor {
   async #startOrchestrator(id: string): Promise<void> {
     const { dir } = this.#cluster;
     const config = paths.orchestratorConfig(dir, id);
-    await removeLeftover(paths.orchestratorPid(dir, id), config, this.#log);
+    await this.#removeLeftover(paths.orchestratorPid(dir, id), config);
     const args = [orchestratorMain, "--config", config];
     this.#start(this.#orchestrators, { name: id, args, logFile: paths.orchestratorLog(dir, id) });
   }
@@ -123,9 +113,16 @@ class Supervisor {
   async #startGateway(id: string): Promise<void> {
     const { dir } = this.#cluster;
     const config = paths.gatewayConfig(dir, id);
-    await removeLeftover(paths.gatewayPid(dir, id), config, this.#log);
+    await this.#removeLeftover(paths.gatewayPid(dir, id), config);
     const args = [gatewayMain, "--config", config];
     this.#start(this.#gateways, { name: id, args, logFile: paths.gatewayLog(dir, id) });
+  }
+
+  /** What a dead supervisor left behind; Postgres stays, the new sidecar adopts it. */
+  #removeLeftover(pidFile: string, mark: string): Promise<void> {
+    return killLeftover(pidFile, mark, (pid) =>
+      this.#log.warn({ pid, mark }, "taking over from an earlier supervisor"),
+    );
   }
 
   #start(children: Map<string, Supervised>, spec: ChildSpec): void {

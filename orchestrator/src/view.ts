@@ -15,6 +15,7 @@ export interface Sighting {
   readonly zone: string;
   readonly host: string;
   readonly port: number;
+  readonly poolerPort?: number;
   readonly status: NodeStatus | undefined;
   readonly problem?: string;
 }
@@ -34,6 +35,8 @@ export interface NodePicture {
   readonly port: number;
   readonly grpcPort: number | null;
   readonly httpPort: number | null;
+  /** Of the node's own gateway; null: it has none. */
+  readonly poolerPort: number | null;
   readonly leader: string | null;
   readonly streaming: boolean;
   readonly receivedLsn: string | null;
@@ -147,6 +150,7 @@ function pictureOfNode(
     port,
     grpcPort: status?.grpcPort ?? null,
     httpPort: status?.httpPort ?? null,
+    poolerPort: sighting.poolerPort ?? null,
     leader: status?.leader ?? null,
     streaming: isStreaming(status, leader),
     receivedLsn: lsn(status?.receivedLsn ?? null),
@@ -207,7 +211,17 @@ export function isWhole(picture: ClusterPicture): boolean {
   );
 }
 
-const columns: readonly (readonly [string, (node: NodePicture) => string])[] = [
+type Column = readonly [string, (node: NodePicture) => string];
+
+/** Only in a cluster whose nodes have gateways of their own. */
+const poolerColumn: Column = ["POOLER", (node) => String(node.poolerPort ?? "-")];
+
+const columnsOf = (nodes: readonly NodePicture[]): readonly Column[] =>
+  nodes.some(({ poolerPort }) => poolerPort !== null)
+    ? allColumns
+    : allColumns.filter((column) => column !== poolerColumn);
+
+const allColumns: readonly Column[] = [
   ["NODE", (node) => node.id],
   ["ZONE", (node) => node.zone],
   ["ROLE", (node) => node.role],
@@ -215,6 +229,7 @@ const columns: readonly (readonly [string, (node: NodePicture) => string])[] = [
   ["POSTGRES", (node) => node.postgres],
   ["PID", (node) => String(node.pid ?? "-")],
   ["PORT", (node) => String(node.port)],
+  poolerColumn,
   ["RECEIVED", (node) => node.receivedLsn ?? "-"],
   ["FLUSHED", (node) => node.flushedLsn ?? "-"],
   ["APPLIED", (node) => node.appliedLsn ?? "-"],
@@ -238,6 +253,7 @@ function noteOf(node: NodePicture): string {
 
 export function formatPicture(picture: ClusterPicture): string {
   const { cluster, leader, term, commitLsn, ruleset } = picture;
+  const columns = columnsOf(picture.nodes);
   const rows = [
     columns.map(([title]) => title),
     ...picture.nodes.map((node) => columns.map(([, value]) => value(node))),

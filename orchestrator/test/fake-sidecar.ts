@@ -415,6 +415,7 @@ export class FakeCluster {
         return { ok: true, kept: true };
       },
       events: async ({ limit }) => ({ ok: true, events: node.events.slice(-limit) }),
+      leaseConnections: async ({ wants }) => ({ ok: true, share: wants, expiresMs: 10_000, budget: 80 }),
       getStatus: async () => node.status(),
       watch: ({ intervalMs }, subscription) => {
         node.watchers.add(subscription);

@@ -1,4 +1,4 @@
-import { createLogger, poll } from "@quorate/common";
+import { createLogger, poll, Supervised } from "@quorate/common";
 import t from "tap";
 import { planNode } from "../src/cluster/membership.ts";
 import {
@@ -9,7 +9,6 @@ import {
   parseZones,
   planCluster,
 } from "../src/cluster/plan.ts";
-import { Supervised } from "../src/cluster/supervised.ts";
 
 const base = { cluster: "main", binDir: "/bin" };
 

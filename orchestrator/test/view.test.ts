@@ -1,8 +1,8 @@
+import { restartPauseMs } from "@quorate/common";
 import { term } from "@quorate/consensus";
 import type { NodeStatus } from "@quorate/proto";
 import t from "tap";
 import { formatStoryLine, mergeStories, readComponentLine, readPostgresLine } from "../src/cli/story.ts";
-import { restartPauseMs } from "../src/cluster/supervised.ts";
 import { repairPauseMs } from "../src/orchestrator.ts";
 import { reopenPauseMs } from "../src/shell/cohort-watcher.ts";
 import { formatPicture, isWhole, pictureOf, type Sighting } from "../src/view.ts";

@@ -67,6 +67,10 @@ export type SidecarClient = {
   control(request: t.ControlRequest, limits?: CallLimits): Promise<t.Reply<t.Controlled>>;
   record(request: t.RecordRequest, limits?: CallLimits): Promise<t.Reply<t.Recorded>>;
   events(request: t.EventsRequest, limits?: CallLimits): Promise<t.Reply<t.Events>>;
+  leaseConnections(
+    request: t.LeaseConnectionsRequest,
+    limits?: CallLimits,
+  ): Promise<t.Reply<t.LeasedConnections>>;
   getStatus(limits?: CallLimits): Promise<t.NodeStatus>;
   /** Returns a function that cancels the watch. */
   watch(options: WatchOptions, handlers: WatchHandlers): () => void;
@@ -86,6 +90,7 @@ const defaultDeadlineMs = {
   control: 60_000,
   record: 3_000,
   events: 5_000,
+  leaseConnections: 2_000,
   getStatus: 3_000,
 } as const;
 
@@ -181,6 +186,8 @@ export function connectSidecar(address: string, options: ConnectOptions = {}): S
     control: (r, limits = {}) => call("control", codecs.control, r, limits, defaultDeadlineMs.control),
     record: (r, limits = {}) => call("record", codecs.record, r, limits, defaultDeadlineMs.record),
     events: (r, limits = {}) => call("events", codecs.events, r, limits, defaultDeadlineMs.events),
+    leaseConnections: (r, limits = {}) =>
+      call("leaseConnections", codecs.leaseConnections, r, limits, defaultDeadlineMs.leaseConnections),
     getStatus: (limits = {}) =>
       call(
         "getStatus",

@@ -38,6 +38,10 @@ export type SidecarHandlers = {
   control(request: t.ControlRequest, context: CallContext): Promise<t.Reply<t.Controlled>>;
   record(request: t.RecordRequest, context: CallContext): Promise<t.Reply<t.Recorded>>;
   events(request: t.EventsRequest, context: CallContext): Promise<t.Reply<t.Events>>;
+  leaseConnections(
+    request: t.LeaseConnectionsRequest,
+    context: CallContext,
+  ): Promise<t.Reply<t.LeasedConnections>>;
   getStatus(context: CallContext): Promise<t.NodeStatus>;
   /** Called once per watcher; the subscription's signal says when it is over. */
   watch(request: t.WatchRequest, subscription: Subscription): void;
@@ -113,6 +117,7 @@ export async function startSidecarServer(
     control: unary("control", codecs.control, handlers.control),
     record: unary("record", codecs.record, handlers.record),
     events: unary("events", codecs.events, handlers.events),
+    leaseConnections: unary("leaseConnections", codecs.leaseConnections, handlers.leaseConnections),
     getStatus: unary("getStatus", { request: emptyRequest, reply: statusCodec }, (_, context) =>
       handlers.getStatus(context),
     ),

@@ -109,6 +109,22 @@ export type Recorded = { readonly kept: boolean };
 export type EventsRequest = { readonly limit: number };
 export type Events = { readonly events: readonly string[] };
 
+/** `holder`: one run of one gateway; `obeys`: its share by an earlier answer; `open`: what it has or is opening. */
+export type LeaseConnectionsRequest = {
+  readonly holder: string;
+  readonly obeys: number;
+  readonly open: number;
+  readonly wants: number;
+  /** It has closed all and goes. */
+  readonly ends: boolean;
+};
+/** `budget`: of all gateways together. */
+export type LeasedConnections = {
+  readonly share: number;
+  readonly expiresMs: number;
+  readonly budget: number;
+};
+
 export type WatchRequest = { readonly watcher: string; readonly intervalMs: number };
 
 export type { PostgresState, Receiver };

@@ -300,6 +300,21 @@ export const codecs = {
     request: plain<t.EventsRequest>(z.object({ limit: uint32 })),
     reply: reply<t.Events>(z.object({ events: z.array(text) }), (r) => ({ ...r })),
   },
+  leaseConnections: {
+    request: plain<t.LeaseConnectionsRequest>(
+      z.object({
+        holder: text.min(1).max(200),
+        obeys: uint32,
+        open: uint32,
+        wants: uint32,
+        ends: z.boolean(),
+      }),
+    ),
+    reply: reply<t.LeasedConnections>(
+      z.object({ share: uint32, expiresMs: uint32, budget: uint32 }),
+      (r) => ({ ...r }),
+    ),
+  },
   watch: {
     request: plain<t.WatchRequest>(z.object({ watcher: text, intervalMs: uint32 })),
     reply: statusCodec,

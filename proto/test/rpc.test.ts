@@ -129,6 +129,7 @@ const handlers: SidecarHandlers = {
   control: async () => ({ ok: true, status: nothingKnown }),
   record: async () => ({ ok: true, kept: true }),
   events: async ({ limit }) => ({ ok: true, events: ['{"id":"a"}', String(limit)] }),
+  leaseConnections: async ({ open, wants }) => ({ ok: true, share: wants, expiresMs: 9_000, budget: open }),
   getStatus: async () => status,
   watch: (_request, subscription) => {
     subscription.send(status);

@@ -8,6 +8,7 @@ import { isNodeId } from "@quorate/consensus/types.ts";
 import { z } from "zod";
 import { absoluteBackupConfig, backupConfigSchema } from "./backup/backup-config.ts";
 import type { errorTable } from "./error-codes.ts";
+import { poolerSettingsSchema } from "./pooler/pooler-settings.ts";
 import { protectedSettings } from "./settings.ts";
 
 const nodeIdSchema = z
@@ -15,7 +16,15 @@ const nodeIdSchema = z
   .refine(isNodeId, "must be a lower-case letter followed by at most 62 of a-z, 0-9, _ and -");
 const labelSchema = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, "must be a short name");
 const portSchema = z.number().int().min(1).max(65535);
-const portsSchema = z.strictObject({ postgres: portSchema, grpc: portSchema, http: portSchema });
+const portsSchema = z.strictObject({
+  postgres: portSchema,
+  grpc: portSchema,
+  http: portSchema,
+  /** The node's own gateway, which the sidecar runs: without a port there is none. */
+  pooler: portSchema.optional(),
+  /** Its port for reads. */
+  poolerRead: portSchema.optional(),
+});
 const pathSchema = z.string().min(1);
 const sqlNameSchema = z.string().regex(/^[a-z_][a-z0-9_]{0,62}$/, "must be a lower-case SQL identifier");
 
@@ -70,6 +79,10 @@ export const sidecarConfigSchema = z.strictObject({
   gateway: z
     .strictObject({ user: sqlNameSchema.default("quorate_gateway"), passwordFile: pathSchema })
     .optional(),
+  /** Settings of the node's own gateway, as in gateway.json; where it listens and whom it asks is the sidecar's matter. */
+  pooler: poolerSettingsSchema.prefault({}),
+  /** Connections of Postgres that gateways don't get: for operators, monitoring, and whoever connects past them. */
+  connections: z.strictObject({ reserved: z.number().int().min(0).max(10_000).default(10) }).prefault({}),
   /** Backups and the WAL archive (docs/backup.md); without it there are none. */
   backup: backupConfigSchema.optional(),
   /** What SIGTERM or SIGINT to the sidecar does to its Postgres. */
@@ -179,9 +192,16 @@ function checkSidecarConfig(file: string, config: SidecarConfig): void {
         ? `${file}: the sidecar would obey anybody: give it the cluster's token (tokenFile) or certificates (tls, see quorate certs init), or say "insecure": true`
         : `${file}: on ${host} the token would go over the network in the clear: give it certificates (tls, see quorate certs init), or say "insecure": true`,
     );
-  const { postgres, grpc, http } = config.ports;
-  if (new Set([postgres, grpc, http]).size !== 3)
-    throw new ConfigError(`${file}: ports.postgres, ports.grpc and ports.http must be different`);
+  const { pooler, poolerRead } = config.ports;
+  const { postgres } = config.ports;
+  const ports = Object.values(config.ports);
+  if (new Set(ports).size !== ports.length) throw new ConfigError(`${file}: all ports must be different`);
+  if (pooler !== undefined && config.gateway === undefined)
+    throw new ConfigError(
+      `${file}: ports.pooler needs the gateways' own account: name its passwordFile in the section gateway`,
+    );
+  if (poolerRead !== undefined && pooler === undefined)
+    throw new ConfigError(`${file}: ports.poolerRead needs ports.pooler`);
   const longest = `${config.dir}/run/.s.PGSQL.${postgres}`;
   const bytes = Buffer.byteLength(longest);
   if (bytes > maxSocketPathBytes)

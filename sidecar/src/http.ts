@@ -7,9 +7,11 @@ import type { Registry } from "prom-client";
 export type HttpOptions = Omit<GuardedHttpOptions, "routes"> & {
   readonly status: () => NodeStatus;
   readonly registry: Registry;
+  /** What others show below our own metrics. */
+  readonly more?: () => Promise<string>;
 };
 
-export function startHttp({ status, registry, ...options }: HttpOptions): Promise<GuardedHttp> {
+export function startHttp({ status, registry, more, ...options }: HttpOptions): Promise<GuardedHttp> {
   return startGuardedHttp({
     ...options,
     routes: {
@@ -25,7 +27,10 @@ export function startHttp({ status, registry, ...options }: HttpOptions): Promis
       },
       "/status": { answer: () => jsonAnswer(statusJson(status())) },
       "/metrics": {
-        answer: async () => ({ type: registry.contentType, body: await registry.metrics() }),
+        answer: async () => ({
+          type: registry.contentType,
+          body: (await registry.metrics()) + ((await more?.()) ?? ""),
+        }),
       },
     },
   });

@@ -5,11 +5,14 @@ import { codeOf, createLogger, type GuardedHttp, messageOf, SecretFile } from "@
 import { type SidecarServer, serverCredentials, startSidecarServer, useClientAccess } from "@quorate/proto";
 import { registerBackupMetrics } from "./backup/backup-metrics.ts";
 import { BackupService } from "./backup/backup-service.ts";
+import { registerBudgetMetrics } from "./budget/budget-metrics.ts";
+import { nodeBudget } from "./budget/node-budget.ts";
 import { ConfigError, loadSidecarConfig, type SidecarConfig } from "./config.ts";
 import { prepareEnvironment, releasePidFile, takePidFile } from "./environment.ts";
 import { startHttp } from "./http.ts";
 import { SidecarMetrics } from "./metrics.ts";
 import { nodePaths } from "./paths.ts";
+import { Pooler } from "./pooler/pooler.ts";
 import { sidecarHandlers } from "./service.ts";
 import { copiesSlots } from "./settings.ts";
 import { SidecarNode } from "./sidecar-node.ts";
@@ -92,6 +95,12 @@ async function run(): Promise<void> {
   );
   const { registry } = metrics;
   if (backup !== undefined) registerBackupMetrics(registry, () => backup.report());
+  const connections = nodeBudget(node, config, paths);
+  registerBudgetMetrics(registry, connections);
+  const pooler =
+    config.ports.pooler === undefined
+      ? undefined
+      : new Pooler({ config, root: paths.root, status: () => node.status(), logger });
   // The ports are a second lock: nothing of Postgres is touched before they are ours.
   const grpc = await listening(`${config.host}:${config.ports.grpc} (ports.grpc)`, () =>
     startSidecarServer(
@@ -103,7 +112,7 @@ async function run(): Promise<void> {
         token: config.tls === undefined ? token : undefined,
         onError: (method, error) => logger.error({ err: error, method }, "a request failed"),
       },
-      sidecarHandlers(node, config.cluster, shutdown.signal),
+      sidecarHandlers(node, { cluster: config.cluster, shutdown: shutdown.signal, connections }),
     ),
   );
   // In the clear to this machine only.
@@ -116,6 +125,7 @@ async function run(): Promise<void> {
       token,
       status: () => node.status(),
       registry,
+      ...(pooler === undefined ? {} : { more: () => pooler.metrics() }),
       onError: (error) => logger.warn({ err: error }, "a request over HTTP failed"),
     }),
   );
@@ -134,7 +144,7 @@ async function run(): Promise<void> {
     logger.info({ signal, postgres: config.onTerminate }, "stopping");
     shutdown.abort();
     slots.end();
-    await backup?.end();
+    await Promise.all([backup?.end(), pooler?.stop()]);
     await stopAll(node, grpc, http, config.onTerminate);
     releasePidFile(paths.pidFile);
     logger.info("stopped");
@@ -157,6 +167,7 @@ async function run(): Promise<void> {
   });
   await node.begin();
   if (copiesSlots(config)) slots.start();
+  await pooler?.start();
   backup?.start({
     status: () => node.status(),
     changed: () => node.watchers.publish(),

@@ -10,6 +10,7 @@ import {
   refusalToTell,
 } from "@quorate/consensus";
 import type { Accepted, CallContext, Refused, Reply, SidecarHandlers } from "@quorate/proto";
+import type { ConnectionBudget } from "./budget/connection-budget.ts";
 import { bootstrap, control } from "./operator.ts";
 import type { SidecarNode, SubmitOptions } from "./sidecar-node.ts";
 
@@ -19,7 +20,16 @@ const followTimeoutMs = 20_000;
 /** Postgres answers "timeout" itself; this is for one that doesn't answer at all. */
 const controlGraceMs = 1_000;
 
-export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: AbortSignal): SidecarHandlers {
+export type ServiceOptions = {
+  readonly cluster: string;
+  readonly shutdown: AbortSignal;
+  readonly connections: ConnectionBudget;
+};
+
+export function sidecarHandlers(
+  node: SidecarNode,
+  { cluster, shutdown, connections }: ServiceOptions,
+): SidecarHandlers {
   const refuse = (code: string, message: string): Refused => refused(code, message, node.promise);
 
   async function ask<T>(
@@ -127,6 +137,12 @@ export function sidecarHandlers(node: SidecarNode, cluster: string, shutdown: Ab
 
     events: async ({ limit }) => ({ ok: true, events: await node.events.read(limit) }),
 
+    async leaseConnections({ ends, ...renewal }) {
+      if (!ends) return { ok: true, ...connections.lease(renewal) };
+      connections.end(renewal.holder);
+      return { ok: true, share: 0, expiresMs: 0, budget: connections.budget };
+    },
+
     getStatus: async () => node.status(),
 
     watch: (request, subscription) => node.watchers.add(request, subscription),
@@ -147,6 +163,7 @@ function afterBegin(handlers: SidecarHandlers, begun: Promise<void>): SidecarHan
     control: (request, context) => begun.then(() => handlers.control(request, context)),
     record: handlers.record,
     events: handlers.events,
+    leaseConnections: handlers.leaseConnections,
     getStatus: (context) => begun.then(() => handlers.getStatus(context)),
     watch: (request, subscription) => {
       void begun.then(() => {

@@ -64,10 +64,10 @@ export interface Teardown {
 }
 
 /** Random, below the ports that the kernel hands out, and free now. */
-export async function freeBasePort(count = 40): Promise<number> {
+export async function freeBasePort(count = 60): Promise<number> {
   return poll(
     async () => {
-      const base = 10_000 + 50 * Math.floor(Math.random() * 440);
+      const base = 10_000 + 60 * Math.floor(Math.random() * 365);
       for (let port = base; port < base + count; port++) {
         if (!(await isPortFree("127.0.0.1", port))) return undefined;
       }

@@ -14,7 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { createLogger, guardedGet, isAlive, killTree, poll, sendSignal } from "@quorate/common";
+import { createLogger, guardedGet, isAlive, killTree, poll, Supervised, sendSignal } from "@quorate/common";
 import { bringUp } from "@quorate/orchestrator/cli/bring-up.ts";
 import { certsInit } from "@quorate/orchestrator/cli/certs.ts";
 import { takePicture } from "@quorate/orchestrator/cli/sightings.ts";
@@ -32,7 +32,6 @@ import {
 import { planCluster } from "@quorate/orchestrator/cluster/plan.ts";
 import { livePid } from "@quorate/orchestrator/cluster/processes.ts";
 import { orchestratorMain, sidecarMain } from "@quorate/orchestrator/cluster/programs.ts";
-import { Supervised } from "@quorate/orchestrator/cluster/supervised.ts";
 import { type ClusterPicture, isWhole } from "@quorate/orchestrator/view.ts";
 import { processesIn } from "@quorate/sidecar/postgres-process.ts";
 import type { ClientConfig } from "pg";

@@ -1,5 +1,6 @@
 /** The console: a database of its own name, simple queries only, in the manner of PgBouncer's. */
 import { createHash, timingSafeEqual } from "node:crypto";
+import { stateOf } from "../session/client-sweep.ts";
 import type { StartupRequest } from "../session/login.ts";
 import { pinReasons } from "../text/plan.ts";
 import type { Link, LinkOwner } from "../transport/transport.ts";
@@ -150,6 +151,7 @@ const shows: Record<string, (worker: Worker) => Table> = {
   DATABASES: showDatabases,
   CONFIG: showConfig,
   LEADER: showLeader,
+  LEASES: showLeases,
   VERSION: () => show(["version"], [["Quorate gateway 0.1.0"]]),
   HELP: () =>
     show(
@@ -159,7 +161,7 @@ const shows: Record<string, (worker: Worker) => Table> = {
 };
 
 const help = [
-  "SHOW POOLS | DATABASES | CLIENTS | SERVERS | STATS | LEADER | CONFIG | VERSION",
+  "SHOW POOLS | DATABASES | CLIENTS | SERVERS | STATS | LEADER | LEASES | CONFIG | VERSION",
   "PAUSE [database] | RESUME [database] | RECONNECT [database]",
   "RELOAD",
   "KILL CLIENT id | KILL SERVER id",
@@ -243,8 +245,13 @@ function showPools(worker: Worker): Table {
       "role",
       "node",
       "term",
+      "lease",
+      "lease_used",
     ],
     [...worker.pools.values()].map((pool) => {
+      const { limits } = worker.options;
+      const node = pool.endpoint?.node;
+      const lease = node === undefined ? Number.POSITIVE_INFINITY : limits.limit(node);
       let pinned = 0;
       let active = 0;
       for (const server of pool.servers) if (server.holder !== undefined) active++;
@@ -265,6 +272,8 @@ function showPools(worker: Worker): Table {
         pool.node === undefined ? "leader" : "follower",
         pool.endpoint?.node ?? pool.node ?? null,
         pool.endpoint?.term ?? null,
+        Number.isFinite(lease) ? lease : null,
+        node === undefined ? null : limits.open(node),
       ];
     }),
   );
@@ -307,13 +316,7 @@ function showClients(worker: Worker): Table {
       client.pool.user,
       client.settings.values.get("application_name") ?? null,
       client.link.peer,
-      client.waiting
-        ? "waiting"
-        : client.server === undefined
-          ? "idle"
-          : client.server.ring.length > 0
-            ? "active"
-            : "idle in transaction",
+      stateOf(client, client.server),
       client.server?.id ?? null,
       pinReasons(client.pins).join(", "),
       client.readOnly ? "read port" : client.level.kind,
@@ -373,6 +376,20 @@ function showConfig(worker: Worker): Table {
   };
   visit("", worker.config);
   return show(["key", "value"], rows);
+}
+
+/** Of all workers together. */
+function showLeases(worker: Worker): Table {
+  return show(
+    ["node", "share", "leased", "used", "wanted"],
+    worker.options.limits.all.map(({ node, limit, leased, open, wants }) => [
+      node,
+      Number.isFinite(limit) ? limit : null,
+      leased ? "t" : "f",
+      open,
+      wants,
+    ]),
+  );
 }
 
 function showLeader(worker: Worker): Table {

@@ -1,4 +1,5 @@
 /** The worker's counters in Prometheus's text format, made when they are asked for: nothing is paid on the hot path. */
+import type { NodeUse } from "../budget/node-limits.ts";
 import type { Worker } from "../worker.ts";
 
 type Sample = { readonly labels: Record<string, string | number>; readonly value: number };
@@ -83,4 +84,21 @@ function labelText(labels: Record<string, string | number>): string {
       `${name}="${String(value).replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n")}"`,
   );
   return `{${parts.join(",")}}`;
+}
+
+/** Shares of servers' connections; the same for all workers. */
+export function leaseMetrics(nodes: readonly NodeUse[]): string {
+  const gauges = [
+    ["lease_connections", "Connections to a node that this gateway may have.", "limit"],
+    ["lease_used", "Connections to a node that are open or being opened.", "open"],
+    ["lease_wanted", "Connections to a node that there is use for.", "wants"],
+  ] as const;
+  const lines = gauges.flatMap(([name, help, field]) => [
+    `# HELP quorate_gateway_${name} ${help}`,
+    `# TYPE quorate_gateway_${name} gauge`,
+    ...nodes
+      .filter((each) => Number.isFinite(each[field]))
+      .map((each) => `quorate_gateway_${name}${labelText({ node: each.node })} ${each[field]}`),
+  ]);
+  return `${lines.join("\n")}\n`;
 }

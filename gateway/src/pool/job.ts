@@ -2,8 +2,10 @@
 import { noSettings, nothingReported, type Reported } from "../session/settings.ts";
 import type { Link } from "../transport/transport.ts";
 import type { WireError } from "../wire/errors.ts";
-import type { Pool, Waiter } from "./pool.ts";
-import type { InternalResult, Server } from "./server.ts";
+import type { InternalResult } from "./holder.ts";
+import type { Pool } from "./pool.ts";
+import type { Server } from "./server.ts";
+import type { Waiter } from "./waiters.ts";
 
 const noLink: Link = {
   send() {},

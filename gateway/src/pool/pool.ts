@@ -5,66 +5,16 @@
 
 import type { View } from "../route/leader-source.ts";
 import type { Secret } from "../session/scram.ts";
-import { noSettings, type Reported, type Settings, settingsChangeSql } from "../session/settings.ts";
-import type { Plans } from "../text/plans.ts";
-import type { Link } from "../transport/transport.ts";
+import { noSettings, type Reported, settingsChangeSql } from "../session/settings.ts";
 import { terminateBytes } from "../wire/build.ts";
 import { type WireError, wireError } from "../wire/errors.ts";
+import { type Endpoint, sameEndpoint } from "./endpoint.ts";
+import type { ServerOwner } from "./holder.ts";
+import type { PoolHost, PoolLimits } from "./pool-host.ts";
 import { functionNamesSql, hasSessionSettingsSql } from "./probe.ts";
-import { type Holder, Server, type ServerOwner } from "./server.ts";
+import { Server } from "./server.ts";
 import { ServerLogin } from "./server-login.ts";
-import type { Statements } from "./statements.ts";
-
-/** Where a pool's connections go to: a node in a term. */
-export type Endpoint = {
-  readonly node: string;
-  readonly term: number;
-  readonly host: string;
-  readonly port: number;
-};
-
-export const sameEndpoint = (a: Endpoint | undefined, b: Endpoint | undefined): boolean =>
-  a === b ||
-  (a !== undefined &&
-    b !== undefined &&
-    a.node === b.node &&
-    a.term === b.term &&
-    a.host === b.host &&
-    a.port === b.port);
-
-/** A client that waits for a connection. */
-export interface Waiter extends Holder {
-  readonly settings: Settings;
-  waitingSinceMs: number;
-  /** False once it has gone, so that it needn't be searched in the queue. */
-  waiting: boolean;
-  granted(server: Server): void;
-  /** No connection can be had. `raw`: the server's own words. */
-  refused(error: WireError, raw: Buffer | undefined): void;
-}
-
-export type PoolLimits = {
-  readonly size: number;
-  readonly serverIdleMs: number;
-  readonly serverLifetimeMs: number;
-  readonly waitMs: number;
-};
-
-/** What a pool needs of its worker. */
-export type PoolHost = {
-  readonly plans: Plans;
-  readonly statements: Statements;
-  readonly readWaitMs: number;
-  nowMs(): number;
-  connect(endpoint: Endpoint, server: Server, connected: () => void): Link;
-  /** Room for one more connection within the worker's budget. */
-  mayConnect(pool: Pool): boolean;
-  /** What sessions begin with has been changed. */
-  defaultsChanged(): void;
-  nextServerId(): number;
-  later(delayMs: number, action: () => void): void;
-  log(level: "info" | "warn", text: string, fields: Record<string, unknown>): void;
-};
+import { type Waiter, Waiters } from "./waiters.ts";
 
 const mostCustomNames = 1000;
 const functionsGoodForMs = 60_000;
@@ -98,13 +48,13 @@ export class Pool implements ServerOwner {
   readonly customNames = new Set<string>();
   /** When the bodies of functions were last read. */
   #functionsReadAtMs = Number.NEGATIVE_INFINITY;
+  /** So many connections are to be ended when their clients let go. */
+  shed = 0;
   paused = false;
   /** A planned change of the leader: as if paused. */
   holding = false;
   clients = 0;
-  #waiters: Waiter[] = [];
-  #waitersHead = 0;
-  waitingCount = 0;
+  readonly #waiters = new Waiters();
   #connecting = 0;
   #retryAtMs = 0;
 
@@ -140,8 +90,7 @@ export class Pool implements ServerOwner {
     }
     client.waiting = true;
     client.waitingSinceMs = this.host.nowMs();
-    this.#waiters.push(client);
-    this.waitingCount++;
+    this.#waiters.add(client);
     this.openMore();
     return undefined;
   }
@@ -230,23 +179,18 @@ export class Pool implements ServerOwner {
     return true;
   }
 
-  /** In front of all others: it had its turn already. */
   #waitAgain(client: Waiter): void {
-    if (this.#waitersHead > 0) this.#waiters[--this.#waitersHead] = client;
-    else this.#waiters.unshift(client);
-    this.waitingCount++;
+    this.#waiters.addFirst(client);
     this.openMore();
   }
 
   /** A client that waits has gone. */
   forget(client: Waiter): void {
-    if (!client.waiting) return;
-    client.waiting = false;
-    const at = this.#waiters.indexOf(client, this.#waitersHead);
-    if (at >= 0) {
-      this.#waiters.splice(at, 1);
-      this.waitingCount--;
-    }
+    this.#waiters.remove(client);
+  }
+
+  get waitingCount(): number {
+    return this.#waiters.count;
   }
 
   /** A connection whose session is clean is free again. */
@@ -259,28 +203,19 @@ export class Pool implements ServerOwner {
       this.#endServer(server, "another node leads now");
       return;
     }
+    if (this.shed > 0) {
+      this.shed--;
+      this.#endServer(server, "its node's connections are wanted elsewhere");
+      return;
+    }
     if (this.servers.size > this.limits.size || now - server.connectedAtMs > this.limits.serverLifetimeMs) {
       this.#endServer(server, "lifetime over");
       this.openMore();
       return;
     }
-    const next = this.paused || this.holding ? undefined : this.#nextWaiter();
+    const next = this.paused || this.holding ? undefined : this.#waiters.next();
     if (next !== undefined) this.#give(server, next);
     else this.idle.push(server);
-  }
-
-  #nextWaiter(): Waiter | undefined {
-    while (this.#waitersHead < this.#waiters.length) {
-      const client = this.#waiters[this.#waitersHead] as Waiter;
-      this.#waitersHead++;
-      if (this.#waitersHead > 64 && this.#waitersHead * 2 > this.#waiters.length) {
-        this.#waiters = this.#waiters.slice(this.#waitersHead);
-        this.#waitersHead = 0;
-      }
-      this.waitingCount--;
-      if (client.waiting) return client;
-    }
-    return undefined;
   }
 
   openMore(): void {
@@ -289,7 +224,7 @@ export class Pool implements ServerOwner {
     while (
       this.#connecting < this.waitingCount &&
       this.servers.size < this.limits.size &&
-      host.mayConnect(this)
+      host.mayConnect(this, endpoint.node)
     ) {
       this.#connecting++;
       const server: Server = new Server(
@@ -355,7 +290,7 @@ export class Pool implements ServerOwner {
     this.host.later(delayMs + 1, () => this.openMore());
   }
   #refuseAll(error: WireError, raw?: Buffer): void {
-    for (let next = this.#nextWaiter(); next !== undefined; next = this.#nextWaiter()) {
+    for (let next = this.#waiters.next(); next !== undefined; next = this.#waiters.next()) {
       next.waiting = false;
       next.refused(error, raw);
     }
@@ -439,7 +374,7 @@ export class Pool implements ServerOwner {
   #serve(): void {
     if (this.paused || this.holding) return;
     while (this.idle.length > 0) {
-      const next = this.#nextWaiter();
+      const next = this.#waiters.next();
       if (next === undefined) break;
       this.#give(this.idle.pop() as Server, next);
     }
@@ -450,12 +385,9 @@ export class Pool implements ServerOwner {
   sweep(): void {
     const now = this.host.nowMs();
     const waitMs = this.node === undefined ? this.limits.waitMs : this.readWaitMs;
-    while (this.#waitersHead < this.#waiters.length) {
-      const oldest = this.#waiters[this.#waitersHead] as Waiter;
-      if (oldest.waiting && now - oldest.waitingSinceMs < waitMs) break;
-      this.#waitersHead++;
-      this.waitingCount--;
-      if (!oldest.waiting) continue;
+    for (;;) {
+      const oldest = this.#waiters.nextSince(now - waitMs);
+      if (oldest === undefined) break;
       oldest.waiting = false;
       oldest.refused(this.#waitedTooLong(), undefined);
     }
@@ -497,9 +429,14 @@ export class Pool implements ServerOwner {
     );
   }
 
+  /** How many connections there is use for now. */
+  get wants(): number {
+    const busy = this.servers.size - this.idle.length - this.#connecting;
+    return Math.min(this.limits.size, busy + this.waitingCount);
+  }
+
   longestWaitMs(nowMs: number): number {
-    const oldest = this.#waiters[this.#waitersHead];
-    return oldest === undefined ? 0 : nowMs - oldest.waitingSinceMs;
+    return this.#waiters.longestWaitMs(nowMs);
   }
 
   /** Ends one idle connection to make room for another pool's. */
@@ -508,6 +445,13 @@ export class Pool implements ServerOwner {
     if (server === undefined) return false;
     this.#endServer(server, "room for another pool");
     return true;
+  }
+
+  /** More is open than may be: idle ones end now, others when they are let go. */
+  giveUp(count: number): void {
+    let left = count;
+    while (left > 0 && this.giveUpIdle()) left--;
+    this.shed = Math.min(left, this.servers.size);
   }
 
   close(reason: string): void {

@@ -7,59 +7,18 @@
 import { parseLsn } from "../session/position.ts";
 import type { Reported, Settings } from "../session/settings.ts";
 import { noSettings, nothingReported } from "../session/settings.ts";
-import type { Effect, Plan } from "../text/plan.ts";
-import { type Link, type LinkOwner, queueHighBytes } from "../transport/transport.ts";
+import type { Plan } from "../text/plan.ts";
+import type { LinkOwner } from "../transport/transport.ts";
 import { closeCompleteBytes, message, parameterStatus, parseCompleteBytes, query } from "../wire/build.ts";
-import { be, int32, maxMessageBytes, txIdle } from "../wire/codec.ts";
-import { readError, readErrorFields, type WireError } from "../wire/errors.ts";
-import type { Endpoint } from "./pool.ts";
-import { owed, Ring } from "./ring.ts";
+import { be, txIdle } from "../wire/codec.ts";
+import { errorBytes, readError, readErrorFields, type WireError } from "../wire/errors.ts";
+import type { Endpoint } from "./endpoint.ts";
+import type { Holder, InternalResult, ServerOwner } from "./holder.ts";
+import { owed } from "./ring.ts";
 import { readRow } from "./rows.ts";
+import { ServerFrames } from "./server-frames.ts";
 import type { ServerLogin } from "./server-login.ts";
 import { type Statement, serverNamePrefix } from "./statements.ts";
-
-/** What a server needs of the client that holds it. */
-export interface Holder {
-  /** The client has left; what it had asked for is still being answered. */
-  readonly gone: boolean;
-  readonly link: Link;
-  /** What the client has been told of the server's parameters. */
-  reported: Reported;
-  /** A statement with an effect on the session has completed. */
-  completed(effect: Effect, rolledBack: boolean): void;
-  /** A Parse or Close that had been noted was not executed: `name` stands for `statement` again. */
-  undo(name: string, statement: Statement | undefined): void;
-  /** An error has come in front of the Sync that the client has yet to send. */
-  serverSkips(): void;
-  /** ReadyForQuery has come; true holds it back, the client will be told later. */
-  beforeReady(status: number): boolean;
-  /** ReadyForQuery has been forwarded (or held back). */
-  afterReady(): void;
-  /** The error of the entry of kind `failing`. */
-  failingError(): Buffer;
-  /** A stale plan; true if the request will be made again, the error is not for the client then. */
-  staleStatement(statement: Statement | undefined): boolean;
-  /** The server's last words; true if the client needn't hear them, because its request will be made again. */
-  serverEnding(code: string): boolean;
-  /** A follower has refused; true if the leader is asked instead, the error is not for the client then. */
-  followerFailed(code: string): boolean;
-  serverLost(reason: string, error: Buffer | undefined): void;
-  serverDrained(): void;
-}
-
-export type InternalResult = {
-  readonly error: WireError | undefined;
-  readonly rows: readonly (readonly (string | null)[])[];
-};
-
-export type ServerOwner = {
-  /** Logged in: `settings` and `reported` are set. */
-  serverReady(server: Server): void;
-  serverFailed(server: Server, error: WireError, raw: Buffer | undefined): void;
-  serverClosed(server: Server, reason: string): void;
-  /** Its session is clean: it is free again. */
-  release(server: Server): void;
-};
 
 type Internal = {
   rows: (string | null)[][];
@@ -67,41 +26,13 @@ type Internal = {
   done: (result: InternalResult) => void;
 };
 
-/** Messages that must be here as a whole before they are handled. */
-const whole = new Uint8Array(256);
-for (const type of [
-  be.commandComplete,
-  be.readyForQuery,
-  be.error,
-  be.notice,
-  be.parameterStatus,
-  be.rowDescription,
-  be.parseComplete,
-  be.bindComplete,
-  be.closeComplete,
-  be.noData,
-  be.portalSuspended,
-  be.emptyQuery,
-  be.authentication,
-  be.backendKeyData,
-  be.negotiateVersion,
-]) {
-  whole[type] = 1;
-}
 /** Shared statements on one connection. */
 const mostStatements = 500;
 
-/** A server that sends a longer control message than this is broken. */
-const longestControl = 16 * 1024 * 1024;
-
-export class Server implements LinkOwner {
-  link!: Link;
+export class Server extends ServerFrames implements LinkOwner {
   readonly id: number;
   readonly owner: ServerOwner;
-  readonly ring = new Ring();
-  phase: "login" | "ready" | "closed" = "login";
   login: ServerLogin | undefined;
-  holder: Holder | undefined;
   reported: Reported = nothingReported;
   settings: Settings = noSettings;
   /** Shared statements that this connection has. */
@@ -116,9 +47,7 @@ export class Server implements LinkOwner {
   cancels = 0;
   /** How many such answers the client already had before its request was made again. */
   hidePrelude = 0;
-  /** Answers that the client has seen since its request began … */
-  answersSeen = 0;
-  /** … and those that only say that parsing, binding or closing worked. */
+  /** Of the answers that the client has seen: those that only say that parsing, binding or closing worked. */
   preludeSeen = 0;
   /** A hash of the description of rows among these. */
   rowsSeen = 0;
@@ -143,19 +72,12 @@ export class Server implements LinkOwner {
   holds = 0;
   #errored = false;
   #statementIndex = 0;
-  #passing = 0;
-  #passOn = false;
-  #carry: Buffer = emptyBuffer;
-  #carryLength = 0;
-  #paused = false;
   #internals: Internal[] = [];
-  #skipsFrom: Holder | undefined;
-  /** What the client gets in the place of the message that is being handled. */
-  #instead: Buffer | undefined;
   /** The server's last words, if it said any (57P01 …). */
   #lastError: Buffer | undefined;
 
   constructor(id: number, owner: ServerOwner, login: ServerLogin) {
+    super();
     this.id = id;
     this.owner = owner;
     this.login = login;
@@ -170,6 +92,9 @@ export class Server implements LinkOwner {
   get errored(): boolean {
     return this.#errored;
   }
+
+  /** The request in flight is being cancelled for this reason. */
+  cancelReason: WireError | undefined;
 
   /** A query of our own; its answers go to `done`, never to the client. */
   internal(sql: string, done: (result: InternalResult) => void): void {
@@ -204,7 +129,7 @@ export class Server implements LinkOwner {
   }
 
   /** Answers of our own that are due now. */
-  sendMade(): void {
+  override sendMade(): void {
     const { ring, holder } = this;
     for (;;) {
       const head = ring.head;
@@ -223,150 +148,7 @@ export class Server implements LinkOwner {
     this.onConnected?.();
   }
 
-  data(bytes: Buffer, start: number, end: number): void {
-    let at = start;
-    if (this.#passing > 0) {
-      const part = Math.min(this.#passing, end - at);
-      if (this.#passOn) this.holder?.link.send(bytes, at, at + part);
-      this.#passing -= part;
-      at += part;
-    }
-    if (this.#carryLength > 0 && at < end) at = this.#finishCarry(bytes, at, end);
-    if (at < end) {
-      at = this.#scan(bytes, at, end);
-      if (at < end && this.phase !== "closed") this.#keep(bytes, at, end);
-    }
-    const holder = this.holder;
-    if (holder !== undefined && !this.#paused && holder.link.queued > queueHighBytes) {
-      this.#paused = true;
-      this.link.pause();
-    }
-  }
-
-  #keep(bytes: Buffer, start: number, end: number): void {
-    const length = this.#carryLength + end - start;
-    if (this.#carry.length < length) {
-      const larger = Buffer.allocUnsafeSlow(Math.max(64, length * 2));
-      larger.set(this.#carry.subarray(0, this.#carryLength));
-      this.#carry = larger;
-    }
-    this.#carry.set(bytes.subarray(start, end), this.#carryLength);
-    this.#carryLength = length;
-  }
-
-  /** Completes the message whose beginning has been kept; gives where its end is in `bytes`. */
-  #finishCarry(bytes: Buffer, start: number, end: number): number {
-    let at = start;
-    if (this.#carryLength < 5) {
-      const stop = Math.min(end, at + 5 - this.#carryLength);
-      this.#keep(bytes, at, stop);
-      at = stop;
-      if (this.#carryLength < 5) return end;
-    }
-    const total = int32(this.#carry, 1) + 1;
-    const needsAll =
-      whole[this.#carry[0] as number] === 1 || this.ring.head === owed.internal || this.phase === "login";
-    if (needsAll && total > this.#carryLength && total <= longestControl) {
-      const stop = Math.min(end, at + total - this.#carryLength);
-      this.#keep(bytes, at, stop);
-      at = stop;
-      if (this.#carryLength < total) return end;
-    }
-    const carry = this.#carry;
-    const length = this.#carryLength;
-    this.#carryLength = 0;
-    this.#scan(carry, 0, length);
-    if (this.#carry.length > 65_536) this.#carry = emptyBuffer;
-    if (this.#passing > 0 && at < end) {
-      const part = Math.min(this.#passing, end - at);
-      if (this.#passOn) this.holder?.link.send(bytes, at, at + part);
-      this.#passing -= part;
-      at += part;
-    }
-    return at;
-  }
-
-  #forward(bytes: Buffer, start: number, end: number): void {
-    if (end > start) this.holder?.link.send(bytes, start, end);
-  }
-
-  /** Handles all messages in [start, end); gives where the first incomplete one starts that must be complete. */
-  #scan(bytes: Buffer, start: number, end: number): number {
-    let at = start;
-    let run = start;
-    while (end - at >= 5) {
-      const type = bytes[at] as number;
-      const length = int32(bytes, at + 1);
-      if (length < 4 || length > maxMessageBytes) return this.#broken(`message of length ${length}`, end);
-      const next = at + length + 1;
-      const internal = this.ring.head === owed.internal;
-      if ((type === be.dataRow || type === be.copyData) && !internal) {
-        if (next <= end) {
-          at = next;
-          continue;
-        }
-        this.#forward(bytes, run, end);
-        this.answersSeen++;
-        this.#passing = next - end;
-        this.#passOn = true;
-        return end;
-      }
-      if (next > end && (internal || whole[type] === 1 || this.phase === "login")) {
-        if (length > longestControl) return this.#broken(`control message of length ${length}`, end);
-        break;
-      }
-      const upTo = Math.min(next, end);
-      if (this.phase === "login") {
-        run = next; // nothing of a login is for a client, not even for one that gets the server at its end
-        this.#loginMessage(bytes, at, next);
-      } else if (type === be.readyForQuery) {
-        this.#ready(bytes, run, at, next);
-        run = next;
-      } else {
-        const passOn = internal
-          ? this.#internalMessage(type, bytes, at, next)
-          : this.#message(type, bytes, at, next);
-        if (!passOn) {
-          this.#forward(bytes, run, at);
-          run = upTo;
-          if (this.#instead !== undefined) {
-            this.holder?.link.send(this.#instead, 0, this.#instead.length);
-            this.#instead = undefined;
-          }
-        }
-        if (this.#skipsFrom !== undefined && next <= end) {
-          this.#forward(bytes, run, next);
-          run = next;
-          const skips = this.#skipsFrom;
-          this.#skipsFrom = undefined;
-          skips.serverSkips();
-        }
-        const head = this.ring.head;
-        if (head === owed.parseMade || head === owed.closeMade || head === owed.copyEnd) {
-          this.#forward(bytes, run, upTo);
-          run = upTo;
-          this.sendMade();
-        }
-        if (next > end) {
-          this.#forward(bytes, run, end);
-          this.#passing = next - end;
-          this.#passOn = passOn;
-          return end;
-        }
-      }
-      if (this.phase === "closed") return end;
-      at = next;
-    }
-    this.#forward(bytes, run, at);
-    return at;
-  }
-
-  #broken(reason: string, end: number): number {
-    this.close(`the server broke the protocol: ${reason}`);
-    return end;
-  }
-
-  #loginMessage(bytes: Buffer, start: number, end: number): void {
+  protected override loginMessage(bytes: Buffer, start: number, end: number): void {
     const login = this.login as ServerLogin;
     const step = login.message(bytes, start, end);
     switch (step.kind) {
@@ -392,7 +174,7 @@ export class Server implements LinkOwner {
   }
 
   /** True: the client gets it. */
-  #message(type: number, bytes: Buffer, start: number, end: number): boolean {
+  protected override message(type: number, bytes: Buffer, start: number, end: number): boolean {
     const { ring } = this;
     const head = ring.head;
     switch (type) {
@@ -529,10 +311,18 @@ export class Server implements LinkOwner {
       if (holder?.gone) this.close("its client left in the middle of a request");
       return true;
     }
+    const reason = this.cancelReason;
+    if (reason !== undefined && readError(bytes, start, end).code === reason.code) {
+      this.instead = errorBytes(reason);
+      if (head === owed.query || head === owed.functionCall) return false;
+      this.#skipToSync();
+      this.answersSeen++;
+      return false;
+    }
     if (head === owed.query || head === owed.functionCall) return true;
     let passOn = true;
     if (head === owed.failing && holder !== undefined) {
-      this.#instead = holder.failingError();
+      this.instead = holder.failingError();
       passOn = false;
     } else if (head !== owed.sync) {
       const fields = readErrorFields(bytes, start, end);
@@ -556,7 +346,7 @@ export class Server implements LinkOwner {
   #sayClientsName(bytes: Buffer, start: number, end: number): void {
     const name = this.ring.name(0) ?? "";
     const text = bytes.utf8Slice(start + 5, end).replace(sharedName, name);
-    this.#instead = message(be.error, text);
+    this.instead = message(be.error, text);
   }
 
   /** After an error in the extended protocol everything up to Sync has been ignored: as if it had never been noted. */
@@ -588,17 +378,17 @@ export class Server implements LinkOwner {
     this.hidePrelude = 0;
     if (sync >= 0) return;
     this.skipping = true;
-    this.#skipsFrom = holder;
+    this.skipsFrom = holder;
     if (holder?.gone) this.close("its client left in the middle of a request");
   }
 
-  #ready(bytes: Buffer, run: number, start: number, end: number): void {
+  protected override ready(bytes: Buffer, run: number, start: number, end: number): void {
     const { ring, holder } = this;
     const head = ring.head;
     const status = bytes[start + 5] as number;
     this.#statementIndex = 0;
     if (head === owed.internal) {
-      this.#forward(bytes, run, start);
+      this.forward(bytes, run, start);
       ring.pop();
       this.status = status;
       if (ring.length > 0) this.sendMade();
@@ -607,23 +397,24 @@ export class Server implements LinkOwner {
       return;
     }
     if (head !== owed.query && head !== owed.sync && head !== owed.functionCall && head !== owed.syncHidden) {
-      this.#broken(`ready without having been asked (${head} ${ring.length})`, end);
+      this.broken(`ready without having been asked (${head} ${ring.length})`, end);
       return;
     }
     ring.pop();
     this.status = status;
     this.copyIn = false;
+    this.cancelReason = undefined;
     let hold = head === owed.syncHidden || this.hideReady;
     this.hideReady = false;
     if (holder?.beforeReady(status)) hold = true;
     this.#errored = false;
     if (holder === undefined) return;
-    if (hold) this.#forward(bytes, run, start);
-    else if (holder.reported === this.reported) this.#forward(bytes, run, end);
+    if (hold) this.forward(bytes, run, start);
+    else if (holder.reported === this.reported) this.forward(bytes, run, end);
     else {
-      this.#forward(bytes, run, start);
+      this.forward(bytes, run, start);
       this.report(holder);
-      this.#forward(bytes, start, end);
+      this.forward(bytes, start, end);
     }
     if (ring.length > 0) this.sendMade();
     else {
@@ -635,7 +426,7 @@ export class Server implements LinkOwner {
   }
 
   /** Tells the client what differs from what it knows. */
-  report(holder: Holder): void {
+  report(holder: Pick<Holder, "link" | "reported">): void {
     for (const [name, value] of this.reported.values) {
       if (holder.reported.values.get(name) !== value) {
         const bytes = parameterStatus(name, value);
@@ -645,18 +436,18 @@ export class Server implements LinkOwner {
     holder.reported = this.reported;
   }
 
-  #internalMessage(type: number, bytes: Buffer, start: number, end: number): boolean {
+  protected override internalMessage(type: number, bytes: Buffer, start: number, end: number): boolean {
     const internal = this.#internals[0] as Internal;
     if (type === be.dataRow) internal.rows.push(readRow(bytes, start));
     else if (type === be.error) internal.error = readError(bytes, start, end);
-    else if (type === be.parameterStatus) this.#message(type, bytes, start, end);
+    else if (type === be.parameterStatus) this.message(type, bytes, start, end);
     else if (type === be.notification) return true;
     return false;
   }
 
   resumeReading(): void {
-    if (!this.#paused) return;
-    this.#paused = false;
+    if (!this.paused) return;
+    this.paused = false;
     this.link.resume();
   }
 
@@ -664,12 +455,17 @@ export class Server implements LinkOwner {
     this.holder?.serverDrained();
   }
 
+  /** Its connection doesn't exist any more. */
+  onGone: (() => void) | undefined;
+
   closed(reason: string): void {
+    this.onGone?.();
+    this.onGone = undefined;
     if (this.phase === "closed") return;
     this.close(reason);
   }
 
-  close(reason: string): void {
+  override close(reason: string): void {
     if (this.phase === "closed") return;
     const inLogin = this.phase === "login";
     this.phase = "closed";
@@ -696,4 +492,3 @@ export class Server implements LinkOwner {
 /** Codes of a server that is being stopped, or has crashed. */
 const stopping = /^57P0[12]$/;
 const sharedName = new RegExp(`${serverNamePrefix}\\d+`, "g");
-const emptyBuffer: Buffer = Buffer.alloc(0);

@@ -61,6 +61,8 @@ export function levelChanges(
 
 export type Wish = {
   readonly zone: string | undefined;
+  /** The node that the gateway belongs to, if it belongs to one. */
+  readonly home?: string | undefined;
   /** What the follower must have applied; it is waited for if need be. */
   readonly lsn: bigint;
   /** Followers that lag by more are not asked. */
@@ -80,6 +82,7 @@ export function chooseFollower(
   for (const each of followers) {
     if (each.lagBytes > wish.mostLagBytes) continue;
     let cost = busy(each);
+    if (wish.home !== undefined && each.node !== wish.home) cost += 2_000_000;
     if (wish.zone !== undefined && each.zone !== wish.zone) cost += 1_000_000;
     if (each.appliedLsn < wish.lsn) cost += 1_000;
     if (each.node !== wish.last) cost += 2;

@@ -1,5 +1,6 @@
 /** Who leads, in which term; the gateway sends nothing to anyone else. */
-import type { Endpoint } from "../pool/pool.ts";
+import type { SidecarClient } from "@quorate/proto";
+import type { Endpoint } from "../pool/endpoint.ts";
 
 export type FollowerEndpoint = Endpoint & {
   readonly zone: string;
@@ -23,6 +24,8 @@ export interface LeaderSource {
   subscribe(changed: (view: View) => void): () => void;
   /** Nodes have been added or removed; for sources that listen to sidecars. */
   follow?(addresses: readonly { readonly host: string; readonly grpcPort: number }[]): void;
+  /** Those that answer, by node; where there are none, connections are not leased. */
+  sidecars?(): ReadonlyMap<string, SidecarClient>;
   close(): void;
 }
 

@@ -74,6 +74,12 @@ export class SidecarWatch implements LeaderSource {
     for (const each of this.#listeners) each(view);
   }
 
+  sidecars(): ReadonlyMap<string, SidecarClient> {
+    const known = new Map<string, SidecarClient>();
+    for (const { node, client } of this.#watched.values()) if (node !== undefined) known.set(node, client);
+    return known;
+  }
+
   subscribe(changed: (view: View) => void): () => void {
     this.#listeners.add(changed);
     return () => this.#listeners.delete(changed);

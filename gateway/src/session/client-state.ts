@@ -63,6 +63,9 @@ export abstract class ClientState {
   waiting = false;
   waitingSinceMs = 0;
   requestSinceMs = 0;
+  transactionSinceMs = 0;
+  /** When the last answer was complete. */
+  idleSinceMs = 0;
   connectedAtMs = 0;
   requests = 0;
   transactions = 0;

@@ -3,71 +3,43 @@
  * from one connection to the next, and what it is told when a server is lost.
  */
 
-import type { Pool, Waiter } from "../pool/pool.ts";
+import type { Pool } from "../pool/pool.ts";
 import { customNamesIn, type ProbeResult, probeSql, readProbe } from "../pool/probe.ts";
-import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
-import type { Statement } from "../pool/statements.ts";
-import { levelChanges, type ReadLevel, sameLevel } from "../route/choose-follower.ts";
-import { type Effect, pins, probedPins } from "../text/plan.ts";
+import type { Waiter } from "../pool/waiters.ts";
+import { pins, probedPins } from "../text/plan.ts";
 import { type LinkOwner, queueHighBytes } from "../transport/transport.ts";
 import { giveBuffer } from "../wire/buffer.ts";
 import { readyForQuery } from "../wire/build.ts";
 import { txIdle, txOpen } from "../wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "../wire/errors.ts";
 import { deadLink, keptWhileBlocked } from "./client-host.ts";
-import { ClientState } from "./client-state.ts";
+import { ClientRepeats } from "./client-repeats.ts";
 import { Inbox } from "./inbox.ts";
 import { pinnedSessionLost, tellLoss } from "./loss.ts";
-import { PendingSettings } from "./pending-settings.ts";
 import { waitForLsnSql } from "./position.ts";
 import { consume } from "./requests.ts";
-import {
-  type Change,
-  changeSettings,
-  noSettings,
-  nothingReported,
-  type Reported,
-  settingsChangeSql,
-  settingsOf,
-} from "./settings.ts";
+import { noSettings, settingsChangeSql, settingsOf } from "./settings.ts";
 
-export class Client extends ClientState implements LinkOwner, Waiter {
+export class Client extends ClientRepeats implements LinkOwner, Waiter {
   readonly #inbox = new Inbox();
   #pausedForServer = false;
-  #replay = false;
   #onGreeted: ((error: WireError | undefined, raw: Buffer | undefined) => void) | undefined;
 
   /** Finds out what a server reports with the client's settings, from an earlier login or from a server. */
   greet(done: (error: WireError | undefined, raw: Buffer | undefined) => void): void {
     const known = this.pool.greetings.get(this.settings.key);
     if (known !== undefined) {
-      this.#welcomed(known);
+      this.welcomed(known);
       done(undefined, undefined);
       return;
     }
     this.#onGreeted = done;
-    this.#acquire(this.pool);
-  }
-
-  #welcomed(reported: Reported): void {
-    this.reported = reported;
-    this.#levelFrom = reported;
-    this.#setLevel(reported.readLevel);
-    this.startupSettings = this.settings;
-  }
-  #levelFrom: Reported = nothingReported;
-
-  /** The server gets the settings that go with it before the client hears of the change. */
-  #setLevel(level: ReadLevel): void {
-    if (sameLevel(level, this.level)) return;
-    this.settings = changeSettings(this.settings, levelChanges(this.level, level), noSettings);
-    this.level = level;
-    this.routes = this.readOnly || level.kind !== "leader";
+    this.acquire(this.pool);
   }
 
   /** From this pool at once, or `granted` comes later. */
-  #acquire(pool: Pool): void {
+  protected override acquire(pool: Pool): void {
     this.#from = pool;
     const server = pool.acquire(this);
     if (server !== undefined) this.granted(server);
@@ -95,6 +67,10 @@ export class Client extends ClientState implements LinkOwner, Waiter {
       this.link.pause();
     }
   }
+  protected override consumeAgain(request: Buffer): number {
+    return consume(this, request, 0, request.length);
+  }
+
   /** Set by `consume`: the length of the message it stopped at, if that must be complete. */
   needs = 0;
 
@@ -114,8 +90,11 @@ export class Client extends ClientState implements LinkOwner, Waiter {
 
   /** A server for the next message: at once, or undefined and `granted` later. */
   need(reads = false): Server | undefined {
-    if (this.server !== undefined) return this.server;
-    this.requestSinceMs = this.host.nowMs();
+    if (this.server !== undefined) {
+      if (this.server.ring.length === 0 && !this.unsynced) this.#requestBegins(this.server.status);
+      return this.server;
+    }
+    this.#requestBegins(txIdle);
     const pool = reads ? (this.host.reader(this) ?? this.pool) : this.pool;
     this.#from = pool;
     const server = pool.acquire(this);
@@ -129,6 +108,11 @@ export class Client extends ClientState implements LinkOwner, Waiter {
       return undefined;
     }
     return server;
+  }
+
+  #requestBegins(status: number): void {
+    this.requestSinceMs = this.host.nowMs();
+    if (status === txIdle) this.transactionSinceMs = this.requestSinceMs;
   }
 
   /** What the session has seen must be on the follower first; if it takes too long, the leader is asked. */
@@ -158,7 +142,7 @@ export class Client extends ClientState implements LinkOwner, Waiter {
       this.host.clientGone(this);
       return;
     }
-    this.#acquire(this.pool);
+    this.acquire(this.pool);
   }
 
   /** Between transactions and without pins: another connection is as good, this one isn't. */
@@ -178,7 +162,7 @@ export class Client extends ClientState implements LinkOwner, Waiter {
     const greeted = this.#onGreeted;
     if (greeted !== undefined) {
       this.#onGreeted = undefined;
-      this.#welcomed(server.reported);
+      this.welcomed(server.reported);
       this.pool.greetings.set(this.settings.key, server.reported);
       greeted(undefined, undefined);
       this.#letGo();
@@ -186,16 +170,16 @@ export class Client extends ClientState implements LinkOwner, Waiter {
       return;
     }
     if (server.reader && this.#mustCatchUp(server, this.#from)) return;
-    const again = this.#again;
+    const again = this.waitingRequest;
     if (again !== undefined) {
-      this.#again = undefined;
-      this.#sendAgain(server, again, this.#againPrelude, this.#againRows);
+      this.waitingRequest = undefined;
+      this.sendAgain(server, again, this.againPrelude, this.againRows);
     }
     this.unblock();
   }
 
   /** What was kept while waiting goes on. */
-  unblock(): void {
+  override unblock(): void {
     this.blocked = false;
     if (this.gone) {
       this.afterReady();
@@ -207,7 +191,7 @@ export class Client extends ClientState implements LinkOwner, Waiter {
 
   refused(error: WireError, raw: Buffer | undefined): void {
     if (this.#from !== this.pool) {
-      this.#acquire(this.pool);
+      this.acquire(this.pool);
       return;
     }
     const greeted = this.#onGreeted;
@@ -223,72 +207,17 @@ export class Client extends ClientState implements LinkOwner, Waiter {
 
   /** The request that waits at the head of the inbox, or that is on its way, ends with this error. */
   failRequest(error: WireError): void {
-    this.#send(errorBytes(error));
-    if (this.#again !== undefined) {
-      this.#again = undefined;
-      this.#send(readyForQuery(txIdle));
+    this.send(errorBytes(error));
+    if (this.waitingRequest !== undefined) {
+      this.waitingRequest = undefined;
+      this.send(readyForQuery(txIdle));
       return;
     }
     if (this.#inbox.first === 0x51) {
       this.streaming = this.#inbox.dropFirst();
       this.streamTo = undefined;
-      this.#send(readyForQuery(txIdle));
+      this.send(readyForQuery(txIdle));
     } else this.skipping = true;
-  }
-
-  #send(bytes: Buffer): void {
-    this.link.send(bytes, 0, bytes.length);
-  }
-
-  completed(effect: Effect, rolledBack: boolean): void {
-    const server = this.server as Server;
-    switch (effect.kind) {
-      case "discard-all":
-        this.#apply(["reset-all"]);
-        this.#forgetStatements(server);
-        this.pins &= pins.seed | pins.load | pins.opaque;
-        return;
-      case "deallocate-all":
-        this.#forgetStatements(server);
-        return;
-      case "discard-sequences":
-        this.pins &= ~pins.sequence;
-        return;
-      default: {
-        if (this.pending === undefined) {
-          if (effect.kind !== "set" && effect.kind !== "reset-all") return;
-          this.pending = new PendingSettings();
-        }
-        if (effect.kind === "reset-all" || (effect.kind === "set" && effect.value === null)) {
-          this.resets ??= new Set();
-          this.resets.add(effect.kind === "set" ? effect.name : "*");
-        }
-        const changes = this.pending.completed(effect, rolledBack);
-        if (changes !== undefined) this.#apply(changes);
-      }
-    }
-  }
-
-  #forgetStatements(server: Server): void {
-    this.statements = undefined;
-    this.verbatim = false;
-    this.pins &= ~pins.prepared;
-    server.statements.clear();
-  }
-
-  #apply(changes: readonly Change[]): void {
-    for (const change of changes) {
-      if (change !== "reset-all" && change.name.includes(".")) this.pool.noteCustomNames([change.name]);
-    }
-    const server = this.server as Server;
-    this.settings = changeSettings(this.settings, changes, this.startupSettings);
-    server.settings = changeSettings(server.settings, changes, noSettings);
-  }
-
-  undo(name: string, statement: Statement | undefined): void {
-    if (name === "") this.unnamed = statement;
-    else if (statement === undefined) this.statements?.delete(name);
-    else this.statements?.set(name, statement);
   }
 
   failingError(): Buffer {
@@ -304,13 +233,13 @@ export class Client extends ClientState implements LinkOwner, Waiter {
 
   beforeReady(status: number): boolean {
     const server = this.server as Server;
-    if (this.#elsewhere) {
-      this.#noteSeen(server);
+    if (this.elsewhere) {
+      this.noteSeen(server);
       return true;
     }
-    if (server.reported !== this.#levelFrom) {
-      this.#levelFrom = server.reported;
-      this.#setLevel(server.reported.readLevel);
+    if (server.reported !== this.levelFrom) {
+      this.levelFrom = server.reported;
+      this.setLevel(server.reported.readLevel);
     }
     if (this.level.kind === "session" && server.shownLsn > this.seenLsn) this.seenLsn = server.shownLsn;
     if (server.settingsChanged && status === txIdle) {
@@ -322,7 +251,7 @@ export class Client extends ClientState implements LinkOwner, Waiter {
       if (this.changesDefaults) this.pool.host.defaultsChanged();
       this.changesDefaults = false;
     }
-    if (status !== txIdle) return status === txOpen && this.#resetInTransaction(server);
+    if (status !== txIdle) return status === txOpen && this.resetInTransaction(server);
     this.resets = undefined;
     this.transactions++;
     this.parsingChanged = false;
@@ -330,114 +259,31 @@ export class Client extends ClientState implements LinkOwner, Waiter {
     const pending = this.pending;
     if (pending !== undefined && !pending.empty) {
       if (server.errored) pending.discard();
-      else this.#apply(pending.take());
+      else this.apply(pending.take());
     }
-    if (this.#replay) {
-      this.#replay = false;
-      this.#makeAgain(server);
+    if (this.replay) {
+      this.replay = false;
+      this.makeAgain(server);
       return true;
     }
     if (this.settings !== server.settings && !this.unsynced && server.ring.length === 0) {
       const sql = settingsChangeSql(server.settings, this.settings);
       if (sql !== "") {
-        this.#setBack(server, sql, txIdle);
+        this.setBack(server, sql, txIdle);
         return true;
       }
     }
     return false;
   }
 
-  /** The same inside a transaction, where nothing has become the session's yet. */
-  #resetInTransaction(server: Server): boolean {
-    const { resets } = this;
-    this.resets = undefined;
-    if (resets === undefined || this.unsynced || server.ring.length > 0) return false;
-    const wanted = new Map<string, string>();
-    for (const [name, value] of this.startupSettings.values) {
-      if (resets.has("*") || resets.has(name)) wanted.set(name, value);
-    }
-    if (wanted.size === 0) return false;
-    this.#setBack(server, settingsChangeSql(noSettings, settingsOf(wanted)), txOpen);
-    return true;
-  }
-
-  /** After RESET: the server is at its own defaults, the client's are its startup parameters. */
-  #setBack(server: Server, sql: string, status: number): void {
-    this.blocked = true;
-    this.#heldReady = status;
-    server.internal(sql, (result) => {
-      if (server.phase === "closed") return;
-      if (result.error === undefined && status === txIdle) server.settings = this.settings;
-      if (this.reported !== server.reported) server.report(this);
-      this.#heldReady = 0;
-      this.#send(readyForQuery(status));
-      this.blocked = false;
-      this.afterReady();
-      this.unblock();
-    });
-  }
-
-  /** The status of a ReadyForQuery that the client is still to get, or 0. */
-  #heldReady = 0;
-
-  /** The whole request goes to the server once more, with its stale statement prepared anew. */
-  #makeAgain(server: Server): void {
-    const kept = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
-    this.keptLength = 0;
-    this.#sendAgain(server, kept, server.preludeSeen, server.rowsSeen);
-    this.keptLength = -1; // not a second time
-  }
-
-  /** `prelude`: so many of the answers has the client had already, `rows` is the hash of a description among them. */
-  #sendAgain(server: Server, kept: Buffer, prelude: number, rows: number): void {
-    server.hidePrelude = prelude;
-    server.preludeSeen = prelude;
-    server.rowsSeen = rows;
-    this.blocked = false;
-    this.again = true;
-    const stopped = consume(this, kept, 0, kept.length);
-    this.again = false;
-    if (stopped < kept.length) server.close("a request could not be made again");
-  }
-
-  staleStatement(statement: Statement | undefined): boolean {
-    const server = this.server as Server;
-    if (statement === undefined) return false;
-    server.dropStatement(statement);
-    const { ring } = server;
-    const again =
-      server.status === txIdle &&
-      server.answersSeen === 0 &&
-      this.keptLength > 0 &&
-      !this.verbatim &&
-      !this.unsynced &&
-      this.streaming === 0 &&
-      ring.length > 0 &&
-      ring.kind(ring.length - 1) === owed.sync &&
-      ring.count(owed.query) === 0 &&
-      ring.count(owed.sync) === 1;
-    this.#replay = again;
-    return again;
-  }
-
-  followerFailed(code: string): boolean {
-    const server = this.server as Server;
-    // What the client has cancelled, or its own timeout, is no failure of the follower.
-    if (code === "57014" || !this.#repeatable(server)) return false;
-    this.#elsewhere = true;
-    return true;
-  }
-  /** The request on a follower has failed: it is made again on the leader. */
-  #elsewhere = false;
-
-  afterReady(): void {
+  override afterReady(): void {
     const server = this.server;
     if (server === undefined) return;
-    if (this.#elsewhere) {
-      this.#elsewhere = false;
+    if (this.elsewhere) {
+      this.elsewhere = false;
       this.server = undefined;
       server.owner.release(server);
-      this.#repeat();
+      this.repeat();
       return;
     }
     if (this.drainFirst && server.ring.countReady() === 0) {
@@ -448,6 +294,7 @@ export class Client extends ClientState implements LinkOwner, Waiter {
     }
     if (server.ring.length > 0) return;
     this.namesPending = false;
+    this.idleSinceMs = this.host.nowMs();
     if (server.status === txIdle) this.host.requestDone(this, this.requestSinceMs);
     this.keptLength = 0;
     if (this.kept !== undefined) giveBuffer(this.kept);
@@ -528,57 +375,9 @@ export class Client extends ClientState implements LinkOwner, Waiter {
     server.owner.release(server);
   }
 
-  /**
-   * A request can be made again elsewhere if it surely left nothing behind: it began outside of a transaction, no
-   * answer has come, and either it only reads, or the server has said (57P01) that it was ended before its commit.
-   */
-  #repeatable(server: Server): boolean {
-    return (
-      this.keptLength > 0 &&
-      server.status === txIdle &&
-      server.answersSeen === 0 &&
-      server.ring.countReady() === 1 &&
-      !this.unsynced &&
-      !server.copyIn &&
-      this.streaming === 0 &&
-      this.pins === 0 &&
-      !this.verbatim &&
-      !this.gone
-    );
-  }
-
-  serverEnding(code: string): boolean {
-    const server = this.server as Server;
-    if (code === "57P01" && this.#repeatable(server)) {
-      this.#notExecuted = true;
-      return true;
-    }
-    // It is being stopped, or has crashed: what that means for the client is told when the connection is gone.
-    return (code === "57P01" || code === "57P02") && this.pins === 0 && !this.verbatim;
-  }
-  #notExecuted = false;
-
   #freeOf(server: Server): boolean {
     return server.status === txIdle && !this.unsynced && this.pins === 0 && !this.verbatim;
   }
-
-  /** The kept request waits for another server. */
-  #repeat(): void {
-    this.#again = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
-    this.keptLength = 0; // sending it keeps it once more
-    this.#notExecuted = false;
-    this.needProbe = false;
-    this.blocked = true;
-    this.#acquire(this.pool);
-  }
-  /** What the client has had of the answers already. */
-  #noteSeen(server: Server): void {
-    this.#againPrelude = server.preludeSeen;
-    this.#againRows = server.rowsSeen;
-  }
-  #again: Buffer | undefined;
-  #againPrelude = 0;
-  #againRows = 0;
 
   /** The error that the client gets when its server has gone, and whether it can go on. */
   serverLost(reason: string, lastError: Buffer | undefined): void {
@@ -591,23 +390,23 @@ export class Client extends ClientState implements LinkOwner, Waiter {
     }
     if (this.#catchingUp) {
       this.#catchingUp = false;
-      this.#acquire(this.pool);
+      this.acquire(this.pool);
       return;
     }
-    if (this.#notExecuted || (this.requestReads && this.#repeatable(server))) {
-      this.#noteSeen(server);
-      this.#repeat();
+    if (this.notExecuted || (this.requestReads && this.repeatable(server))) {
+      this.noteSeen(server);
+      this.repeat();
       return;
     }
     const inFlight = server.ring.countReady() > 0 || (this.unsynced && server.ring.length > 0);
     if (lastError !== undefined || this.pins !== 0 || this.verbatim || this.#probing) {
-      if (lastError === undefined) this.#send(errorBytes(pinnedSessionLost(reason, inFlight)));
+      if (lastError === undefined) this.send(errorBytes(pinnedSessionLost(reason, inFlight)));
       this.link.close();
       return;
     }
-    if (this.#heldReady !== 0) {
-      this.#send(readyForQuery(this.#heldReady));
-      this.#heldReady = 0;
+    if (this.heldReady !== 0) {
+      this.send(readyForQuery(this.heldReady));
+      this.heldReady = 0;
     }
     tellLoss(this, server, reason, inFlight);
     this.drainFirst = false;
@@ -624,7 +423,7 @@ export class Client extends ClientState implements LinkOwner, Waiter {
   }
 
   fatal(error: WireError): void {
-    this.#send(errorBytes({ ...error, severity: "FATAL" }));
+    this.send(errorBytes({ ...error, severity: "FATAL" }));
     this.link.close();
   }
 

@@ -3,7 +3,7 @@
  * gateway's: the client has proved itself here, the server gets the client's startup parameters and key.
  */
 
-import { type Endpoint, sameEndpoint } from "../pool/pool.ts";
+import { type Endpoint, sameEndpoint } from "../pool/endpoint.ts";
 import { type LoginStep, ServerLogin } from "../pool/server-login.ts";
 import { type Link, type LinkOwner, queueHighBytes } from "../transport/transport.ts";
 import { parameterStatus, readyForQuery } from "../wire/build.ts";

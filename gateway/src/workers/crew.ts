@@ -6,6 +6,7 @@ import path from "node:path";
 import { Worker as Thread } from "node:worker_threads";
 import type { Logger } from "@quorate/common";
 import type { Table } from "../admin/console.ts";
+import { NodeLimits } from "../budget/node-limits.ts";
 import type { Config } from "../config.ts";
 import type { LeaderSource } from "../route/leader-source.ts";
 import { workerOfKey } from "../worker.ts";
@@ -19,6 +20,9 @@ export type CrewOptions = {
   readonly log: Logger;
   readonly reload: () => void;
   readonly shutdown: () => void;
+  readonly limits: NodeLimits;
+  readonly unleased: number;
+  readonly wantMore: (node: string) => void;
 };
 
 const restartMs = 1_000;
@@ -43,7 +47,10 @@ export class Crew {
     this.#options = options;
     this.#config = this.#share(options.config);
     this.#buffer = Counters.bufferFor(options.config.workers);
-    this.#unsubscribe = options.leaders.subscribe((view) => this.#tellAll({ kind: "view", view }));
+    this.#unsubscribe = options.leaders.subscribe((view) => {
+      const { limits } = options;
+      this.#tellAll({ kind: "view", view, slots: limits.slots });
+    });
   }
 
   /** Each worker has its part of a pool's connections; all other limits are counted together. */
@@ -66,13 +73,16 @@ export class Crew {
   }
 
   #start(workerId: number, port: number): Promise<number> {
-    const { leaders, log } = this.#options;
+    const { leaders, log, limits, unleased } = this.#options;
     const workerData: ThreadData = {
       config: this.#config,
       workerId,
       port,
       view: leaders.view,
       counters: this.#buffer,
+      limits: limits.buffer,
+      slots: limits.slots,
+      unleased,
     };
     const thread = new Thread(threadFile, { workerData });
     this.#threads[workerId] = thread;
@@ -88,6 +98,7 @@ export class Crew {
       thread.on("error", (error) => log.error({ error, worker: workerId }, "a worker has failed"));
       thread.on("exit", (code) => {
         new Counters(this.#buffer, workerId).clear();
+        new NodeLimits(limits.buffer, workerId, unleased).clear();
         this.#threads[workerId] = undefined;
         if (!listening) reject(new Error(`worker ${workerId} ended with code ${code}`));
         else if (!this.#over) this.#restartLater(workerId);
@@ -116,6 +127,9 @@ export class Crew {
       }
       case "make-room":
         for (const each of this.#threads) if (each !== from) tell(each, { kind: "make-room" });
+        return;
+      case "want-more":
+        this.#options.wantMore(message.node);
         return;
       case "answer":
         this.#asked.get(message.id)?.(message.answer);
@@ -181,6 +195,10 @@ export class Crew {
   async metrics(): Promise<string> {
     const answers = await this.#askAll((id) => ({ kind: "metrics", id }));
     return mergeMetrics(answers.flatMap((each) => ("metrics" in each ? [each.metrics] : [])));
+  }
+
+  limitsChanged(): void {
+    this.#tellAll({ kind: "limits" });
   }
 
   reconfigure(config: Config): void {

@@ -6,7 +6,7 @@ import type { Latency } from "./messages.ts";
 export type Part = { readonly table: Table; readonly latency: Latency };
 
 /** Columns of SHOW POOLS that aren't sums. */
-const poolMaxima = new Set(["maxwait_ms", "paused"]);
+const poolMaxima = new Set(["maxwait_ms", "paused", "lease", "lease_used"]);
 const poolKeys = new Set(["database", "user", "role", "node", "term"]);
 
 export function mergeTables(words: readonly string[], parts: readonly Part[]): Table {

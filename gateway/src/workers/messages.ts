@@ -1,5 +1,6 @@
 /** What the main thread and the threads of the workers say to each other. */
 import type { Table } from "../admin/console.ts";
+import type { NodeSlots } from "../budget/node-limits.ts";
 import type { Config } from "../config.ts";
 import type { View } from "../route/leader-source.ts";
 
@@ -9,6 +10,10 @@ export type ThreadData = {
   readonly port: number;
   readonly view: View;
   readonly counters: SharedArrayBuffer;
+  readonly limits: SharedArrayBuffer;
+  readonly slots: NodeSlots;
+  /** Connections to a node without a lease. */
+  readonly unleased: number;
 };
 
 /** A histogram's numbers, which can be added up. */
@@ -24,7 +29,9 @@ export type Answer =
   | { readonly error: string };
 
 export type ToThread =
-  | { readonly kind: "view"; readonly view: View }
+  | { readonly kind: "view"; readonly view: View; readonly slots: NodeSlots }
+  /** Shares of servers' connections have changed. */
+  | { readonly kind: "limits" }
   | { readonly kind: "config"; readonly config: Config }
   | { readonly kind: "cancel"; readonly key: Uint8Array }
   /** Others want server connections, and the limit is reached. */
@@ -40,6 +47,7 @@ export type FromThread =
   | { readonly kind: "failed"; readonly reason: string }
   | { readonly kind: "cancel"; readonly key: Uint8Array }
   | { readonly kind: "make-room" }
+  | { readonly kind: "want-more"; readonly node: string }
   | { readonly kind: "answer"; readonly id: number; readonly answer: Answer }
   /** A console asks for a command to be carried out by all. */
   | { readonly kind: "everywhere"; readonly id: number; readonly words: readonly string[] }

@@ -3,6 +3,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import type { Logger } from "@quorate/common";
 import { runCommand, type Table } from "../admin/console.ts";
 import { metricsText } from "../admin/metrics.ts";
+import { NodeLimits } from "../budget/node-limits.ts";
 import { makeWorker, type WorkerParts } from "../make-worker.ts";
 import { SettableLeaderSource } from "../route/leader-source.ts";
 import { Counters } from "./counters.ts";
@@ -28,6 +29,8 @@ const log = { info: logOf("info"), warn: logOf("warn"), error: logOf("error") } 
 
 const leaders = new SettableLeaderSource(data.view);
 const counters = new Counters(data.counters, data.workerId);
+const limits = new NodeLimits(data.limits, data.workerId, data.unleased);
+limits.slots = data.slots;
 const asked = new Map<number, (result: Table | { readonly error: string }) => void>();
 let nextId = 0;
 
@@ -37,6 +40,8 @@ const parts: WorkerParts = {
   leaders,
   log,
   counters,
+  limits,
+  wantMore: (node) => say({ kind: "want-more", node }),
   forwardCancel: (key) => say({ kind: "cancel", key }),
   makeRoom: () => say({ kind: "make-room" }),
   reload: () => say({ kind: "reload" }),
@@ -63,6 +68,7 @@ function answerTo(words: readonly string[]): Answer {
 port.on("message", (message: ToThread) => {
   switch (message.kind) {
     case "view":
+      limits.slots = message.slots;
       leaders.set(message.view);
       return;
     case "config":
@@ -72,7 +78,10 @@ port.on("message", (message: ToThread) => {
       worker.options.transport.turn(() => worker.cancel(message.key));
       return;
     case "make-room":
-      worker.options.transport.turn(() => worker.makeRoom());
+      worker.options.transport.turn(() => worker.room.make());
+      return;
+    case "limits":
+      worker.options.transport.turn(() => worker.room.changed());
       return;
     case "command":
       worker.options.transport.turn(() =>

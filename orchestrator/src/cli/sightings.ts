@@ -14,7 +14,15 @@ export function grpcAddress(node: ClusterNode): string {
 
 export function sightingOf(node: ClusterNode, status: NodeStatus | undefined, problem?: string): Sighting {
   const { id, zone, host, ports } = node;
-  return { id, zone, host, port: ports.postgres, status, ...(problem === undefined ? {} : { problem }) };
+  return {
+    id,
+    zone,
+    host,
+    port: ports.postgres,
+    ...(ports.pooler === undefined ? {} : { poolerPort: ports.pooler }),
+    status,
+    ...(problem === undefined ? {} : { problem }),
+  };
 }
 
 async function ask(node: ClusterNode): Promise<Sighting> {

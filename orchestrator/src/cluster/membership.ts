@@ -60,6 +60,8 @@ export function planNode({ file }: Pick<OpenCluster, "file">, wish: NewNode): Cl
       postgres: portNear(first.ports.postgres),
       grpc: portNear(first.ports.grpc),
       http: portNear(first.ports.http),
+      ...(first.ports.pooler === undefined ? {} : { pooler: portNear(first.ports.pooler) }),
+      ...(first.ports.poolerRead === undefined ? {} : { poolerRead: portNear(first.ports.poolerRead) }),
     },
     ...(wish.observer === true ? { observer: true } : {}),
   };

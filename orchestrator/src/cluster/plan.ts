@@ -59,7 +59,7 @@ export function parseZones(text: string): string[] {
 
 export function parseBasePort(text: string): number {
   const port = Number(text);
-  const highest = 65_535 - 4 * portStride(maxNodes);
+  const highest = 65_535 - 6 * portStride(maxNodes);
   if (!Number.isInteger(port) || port < 1024 || port > highest) {
     throw orchestratorErrors.error(
       "bad_option",
@@ -69,7 +69,7 @@ export function parseBasePort(text: string): number {
   return port;
 }
 
-/** Distance between the port ranges of Postgres, gRPC, HTTP and the orchestrators. */
+/** Distance between the port ranges of Postgres, gRPC, HTTP, the orchestrators, and the nodes' own gateways. */
 export function portStride(nodes: number): number {
   return nodes < 10 ? 10 : 30;
 }
@@ -95,7 +95,14 @@ export function planCluster(input: PlanInput): ClusterFile {
       zone: zoneOf(i),
       region: "local",
       host,
-      ports: { postgres: base + i, grpc: base + stride + i, http: base + 2 * stride + i },
+      ports: {
+        postgres: base + i,
+        grpc: base + stride + i,
+        http: base + 2 * stride + i,
+        ...(input.gateway === false
+          ? {}
+          : { pooler: base + 4 * stride + i, poolerRead: base + 5 * stride + i }),
+      },
     })),
     orchestrators: used.map((zone, index) => ({
       id: nodeId(`o${index + 1}`),
@@ -149,6 +156,10 @@ export function allPorts(cluster: ClusterFile): { port: number; purpose: string 
       { port: ports.postgres, purpose: `Postgres of ${id}` },
       { port: ports.grpc, purpose: `gRPC of ${id}` },
       { port: ports.http, purpose: `HTTP of ${id}` },
+      ...(ports.pooler === undefined ? [] : [{ port: ports.pooler, purpose: `clients of ${id}` }]),
+      ...(ports.poolerRead === undefined
+        ? []
+        : [{ port: ports.poolerRead, purpose: `reading clients of ${id}` }]),
     ]),
     ...cluster.orchestrators.map(({ id, httpPort }) => ({ port: httpPort, purpose: `HTTP of ${id}` })),
     ...cluster.gateways.flatMap(({ id, ports }) => [

@@ -1,14 +1,17 @@
 // One supervised child process: restarted at once when it ends, with a pause only when it ends again and again.
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
-import type { Logger } from "@quorate/common";
+import type { Logger } from "./logging.ts";
 
 export interface ChildSpec {
   readonly name: string;
   readonly args: readonly string[];
   /** What the program is started through (nsenter, nice …); usually nothing. */
   readonly through?: readonly string[];
-  readonly logFile: string;
+  /** Without it the child writes where its parent does. */
+  readonly logFile?: string;
+  /** What the child says on a channel to its parent, which ends with either of them. */
+  readonly heard?: (message: unknown) => void;
 }
 
 export interface SupervisedOptions {
@@ -46,16 +49,18 @@ export class Supervised {
   }
 
   start(): void {
-    const output = this.#openLog();
+    const { through = [], args, logFile, heard } = this.spec;
+    const opened = logFile === undefined ? undefined : this.#openLog(logFile);
+    const output = logFile === undefined ? "inherit" : (opened ?? "ignore");
     this.#startedAtMs = performance.now();
-    const { through = [], args } = this.spec;
     const [program = process.execPath, ...rest] = [...through, process.execPath, ...args];
     const child = spawn(program, rest, {
-      stdio: ["ignore", output ?? "ignore", output ?? "ignore"],
+      stdio: ["ignore", output, output, ...(heard === undefined ? [] : ["ipc" as const])],
       detached: true, // its own session: a terminal's Ctrl-C must not reach it
       cwd: "/",
     });
-    if (output !== undefined) closeSync(output);
+    if (opened !== undefined) closeSync(opened);
+    if (heard !== undefined) child.on("message", heard);
     this.#child = child;
     child.once("error", (error) => this.#ended(`could not start: ${error.message}`, undefined));
     child.once("exit", (code, signal) => this.#ended(signal ?? `exit code ${code}`, code ?? undefined));
@@ -63,9 +68,9 @@ export class Supervised {
   }
 
   /** A disk that takes no log is no reason to leave a node alone. */
-  #openLog(): number | undefined {
+  #openLog(logFile: string): number | undefined {
     try {
-      return openSync(this.spec.logFile, "a");
+      return openSync(logFile, "a");
     } catch (error) {
       this.#options.log.error(
         { child: this.spec.name, err: error },
@@ -73,6 +78,14 @@ export class Supervised {
       );
       return undefined;
     }
+  }
+
+  /** By the channel; false if there is nobody to hear it. */
+  say(message: object): boolean {
+    const child = this.#child;
+    if (child?.connected !== true) return false;
+    child.send(message, () => undefined); // it may end meanwhile
+    return true;
   }
 
   /** To read its configuration again. */

@@ -1,0 +1,50 @@
+/** What a server connection needs of those around it: the client that holds it, and the pool that it belongs to. */
+import type { Reported } from "../session/settings.ts";
+import type { Effect } from "../text/plan.ts";
+import type { Link } from "../transport/transport.ts";
+import type { WireError } from "../wire/errors.ts";
+import type { Server } from "./server.ts";
+import type { Statement } from "./statements.ts";
+
+/** What a server needs of the client that holds it. */
+export interface Holder {
+  /** The client has left; what it had asked for is still being answered. */
+  readonly gone: boolean;
+  readonly link: Link;
+  /** What the client has been told of the server's parameters. */
+  reported: Reported;
+  /** A statement with an effect on the session has completed. */
+  completed(effect: Effect, rolledBack: boolean): void;
+  /** A Parse or Close that had been noted was not executed: `name` stands for `statement` again. */
+  undo(name: string, statement: Statement | undefined): void;
+  /** An error has come in front of the Sync that the client has yet to send. */
+  serverSkips(): void;
+  /** ReadyForQuery has come; true holds it back, the client will be told later. */
+  beforeReady(status: number): boolean;
+  /** ReadyForQuery has been forwarded (or held back). */
+  afterReady(): void;
+  /** The error of the entry of kind `failing`. */
+  failingError(): Buffer;
+  /** A stale plan; true if the request will be made again, the error is not for the client then. */
+  staleStatement(statement: Statement | undefined): boolean;
+  /** The server's last words; true if the client needn't hear them, because its request will be made again. */
+  serverEnding(code: string): boolean;
+  /** A follower has refused; true if the leader is asked instead, the error is not for the client then. */
+  followerFailed(code: string): boolean;
+  serverLost(reason: string, error: Buffer | undefined): void;
+  serverDrained(): void;
+}
+
+export type InternalResult = {
+  readonly error: WireError | undefined;
+  readonly rows: readonly (readonly (string | null)[])[];
+};
+
+export type ServerOwner = {
+  /** Logged in: `settings` and `reported` are set. */
+  serverReady(server: Server): void;
+  serverFailed(server: Server, error: WireError, raw: Buffer | undefined): void;
+  serverClosed(server: Server, reason: string): void;
+  /** Its session is clean: it is free again. */
+  release(server: Server): void;
+};

@@ -1,0 +1,108 @@
+/** What has to happen, or to be known, before a message may go to the server. */
+import { owed } from "../pool/ring.ts";
+import type { Server } from "../pool/server.ts";
+import type { Statement } from "../pool/statements.ts";
+import { type Plan, pins, plainWrite } from "../text/plan.ts";
+import { message } from "../wire/build.ts";
+import { fe, txFailed, txIdle } from "../wire/codec.ts";
+import type { Client } from "./client.ts";
+
+/** Notes what the plan says before the statement is on its way. False: something must happen on the server first. */
+export function admit(client: Client, server: Server, plan: Plan): boolean {
+  if (plan === plainWrite || (!plan.probe && plan.pins === 0 && !plan.sqlPrepare && !plan.changesParsing))
+    return true;
+  if (plan.sqlPrepare && !client.verbatim && server.ring.length > 0 && !client.unsynced) {
+    client.blocked = true;
+    client.drainFirst = true;
+    return false;
+  }
+  if (server.ring.length === 0 && !client.unsynced && server.status !== txFailed) {
+    if (plan.sqlPrepare && !client.verbatim) {
+      enterVerbatim(client, server);
+      return false;
+    }
+    if ((plan.pins & ~client.pins & pins.sequence) !== 0 && server.holds < 2 && server.status === txIdle) {
+      client.blocked = true;
+      server.internal("DISCARD SEQUENCES", () => {
+        server.holds = 2;
+        if (server.phase !== "closed") client.unblock();
+      });
+      return false;
+    }
+  }
+  note(client, plan);
+  return true;
+}
+
+/** What has to be remembered of a statement that goes to the server. */
+export function note(client: Client, plan: Plan): void {
+  if (plan.probe) client.needProbe = true;
+  if (plan.changesParsing) client.parsingChanged = true;
+  client.pins |= plan.pins;
+  if (plan.customNames !== undefined) client.pool.noteCustomNames(plan.customNames);
+  if (plan.ddl) client.pool.definitionsChanged();
+  if (plan.changesDefaults) client.changesDefaults = true;
+}
+
+/**
+ * Requests that are pipelined behind a Sync may depend on whether names were given before it: then they wait for its
+ * answer, as a Parse that was skipped after an error has named nothing.
+ */
+export function mustDrain(client: Client, server: Server, name: string, statement?: Statement): boolean {
+  const { ring } = server;
+  if (ring.length === 0) return false;
+  const nameUnsure = name === "" ? !client.parsedUnnamed : client.namesPending;
+  if (
+    !(nameUnsure && ring.find(owed.sync) >= 0) &&
+    !(statement !== undefined && ring.parsedBeforeSync(statement))
+  ) {
+    return false;
+  }
+  client.blocked = true;
+  client.drainFirst = true;
+  return true;
+}
+
+/** A Parse behind requests that may leave a failed transaction: whether it is accepted isn't known before they are done. */
+export function mightFail(client: Client, server: Server): boolean {
+  const { ring } = server;
+  if (ring.length === 0 || ring.countReady() === 0) return false;
+  if (server.status === txIdle && !ring.mayDo("begin")) return false;
+  client.blocked = true;
+  client.drainFirst = true;
+  return true;
+}
+
+/** `temp_buffers` can't be changed once a connection has had temporary objects: such a statement gets another one. */
+export function wantsFreshTemp(client: Client, server: Server, plan: Plan): boolean {
+  return (
+    server.usedTemp &&
+    client.pins === 0 &&
+    !client.verbatim &&
+    server.status === txIdle &&
+    server.ring.length === 0 &&
+    (plan.effects?.some((effect) => effect.kind === "set" && effect.name === "temp_buffers") ?? false)
+  );
+}
+
+/** From now on the client's own names stand on the server; those it has already are made there. */
+export function enterVerbatim(client: Client, server: Server): void {
+  client.blocked = true;
+  client.verbatim = true;
+  client.pins |= pins.prepared;
+  server.internal("DEALLOCATE ALL", () => {
+    if (server.phase === "closed") return;
+    server.statements.clear();
+    if (client.statements !== undefined && client.statements.size > 0) {
+      for (const [name, statement] of client.statements) {
+        const parse = message(fe.parse, `${name}\0`, statement.body);
+        server.ring.push(owed.parseHidden);
+        server.link.send(parse, 0, parse.length);
+      }
+      const sync = message(fe.sync);
+      server.ring.push(owed.syncHidden);
+      server.link.send(sync, 0, sync.length);
+    }
+    client.unblock();
+  });
+}

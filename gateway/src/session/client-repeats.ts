@@ -1,0 +1,114 @@
+/** Requests that are made again: with a stale statement prepared anew, on the leader, or on the next leader. */
+
+import type { Pool } from "../pool/pool.ts";
+import { owed } from "../pool/ring.ts";
+import type { Server } from "../pool/server.ts";
+import type { Statement } from "../pool/statements.ts";
+import { txIdle } from "../wire/codec.ts";
+import { ClientSettings } from "./client-settings.ts";
+
+export abstract class ClientRepeats extends ClientSettings {
+  protected replay = false;
+  /** From this pool at once, or `granted` comes later. */
+  protected abstract acquire(pool: Pool): void;
+  /** As if the client had sent it again; gives how much of it could be handled. */
+  protected abstract consumeAgain(request: Buffer): number;
+
+  /** The whole request goes to the server once more, with its stale statement prepared anew. */
+  protected makeAgain(server: Server): void {
+    const kept = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
+    this.keptLength = 0;
+    this.sendAgain(server, kept, server.preludeSeen, server.rowsSeen);
+    this.keptLength = -1; // not a second time
+  }
+
+  /** `prelude`: so many of the answers has the client had already, `rows` is the hash of a description among them. */
+  protected sendAgain(server: Server, kept: Buffer, prelude: number, rows: number): void {
+    server.hidePrelude = prelude;
+    server.preludeSeen = prelude;
+    server.rowsSeen = rows;
+    this.blocked = false;
+    this.again = true;
+    const stopped = this.consumeAgain(kept);
+    this.again = false;
+    if (stopped < kept.length) server.close("a request could not be made again");
+  }
+
+  staleStatement(statement: Statement | undefined): boolean {
+    const server = this.server as Server;
+    if (statement === undefined) return false;
+    server.dropStatement(statement);
+    const { ring } = server;
+    const again =
+      server.status === txIdle &&
+      server.answersSeen === 0 &&
+      this.keptLength > 0 &&
+      !this.verbatim &&
+      !this.unsynced &&
+      this.streaming === 0 &&
+      ring.length > 0 &&
+      ring.kind(ring.length - 1) === owed.sync &&
+      ring.count(owed.query) === 0 &&
+      ring.count(owed.sync) === 1;
+    this.replay = again;
+    return again;
+  }
+
+  followerFailed(code: string): boolean {
+    const server = this.server as Server;
+    // What the client has cancelled, or its own timeout, is no failure of the follower.
+    if (code === "57014" || !this.repeatable(server)) return false;
+    this.elsewhere = true;
+    return true;
+  }
+  /** The request on a follower has failed: it is made again on the leader. */
+  protected elsewhere = false;
+
+  /**
+   * A request can be made again elsewhere if it surely left nothing behind: it began outside of a transaction, no
+   * answer has come, and either it only reads, or the server has said (57P01) that it was ended before its commit.
+   */
+  protected repeatable(server: Server): boolean {
+    return (
+      this.keptLength > 0 &&
+      server.status === txIdle &&
+      server.answersSeen === 0 &&
+      server.ring.countReady() === 1 &&
+      !this.unsynced &&
+      !server.copyIn &&
+      this.streaming === 0 &&
+      this.pins === 0 &&
+      !this.verbatim &&
+      !this.gone
+    );
+  }
+
+  serverEnding(code: string): boolean {
+    const server = this.server as Server;
+    if (code === "57P01" && this.repeatable(server)) {
+      this.notExecuted = true;
+      return true;
+    }
+    // It is being stopped, or has crashed: what that means for the client is told when the connection is gone.
+    return (code === "57P01" || code === "57P02") && this.pins === 0 && !this.verbatim;
+  }
+  protected notExecuted = false;
+
+  /** The kept request waits for another server. */
+  protected repeat(): void {
+    this.waitingRequest = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
+    this.keptLength = 0; // sending it keeps it once more
+    this.notExecuted = false;
+    this.needProbe = false;
+    this.blocked = true;
+    this.acquire(this.pool);
+  }
+  /** What the client has had of the answers already. */
+  protected noteSeen(server: Server): void {
+    this.againPrelude = server.preludeSeen;
+    this.againRows = server.rowsSeen;
+  }
+  protected waitingRequest: Buffer | undefined;
+  protected againPrelude = 0;
+  protected againRows = 0;
+}
