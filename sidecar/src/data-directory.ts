@@ -234,7 +234,7 @@ export class DataDirectory {
   async #run(program: string, args: readonly string[], options: RunOptions): ReturnType<typeof run> {
     const names = Object.keys(process.env).filter((name) => /^(PG|LC_|LANG)/.test(name));
     const without = Object.fromEntries(names.map((name) => [name, undefined]));
-    return await run(join(this.#config.postgres.binDir, program), args, {
+    return await run(join(this.#fresh().postgres.binDir, program), args, {
       cwd: this.#paths.run,
       ...options,
       env: { ...without, LC_ALL: cleanEnvironment()["LC_ALL"] },

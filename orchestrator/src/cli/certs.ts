@@ -17,6 +17,7 @@ import { type OpenCluster, openCluster, paths, writeClusterFile, writeJson } fro
 import { orchestratorErrors } from "../error-codes.ts";
 import { backupHolders, useBackupCertificates } from "./backup-certs.ts";
 import { supervisorPid } from "./down.ts";
+import { answer, say } from "./voice.ts";
 
 export const defaultDays = 365;
 const authorityDays = 3_650;
@@ -143,9 +144,8 @@ export async function certsInit(dir: string, days = defaultDays): Promise<void> 
   for (const { id } of cluster.file.gateways) useForSidecars(paths.gatewayConfig(dir, id));
   const cli = { ca: "tls/cli/ca.pem", cert: "tls/cli/cert.pem", key: "tls/cli/key.pem" };
   writeClusterFile(dir, { ...cluster.file, tls: cli });
-  console.log(
-    `certificates for ${days} days are made; keep ${key} safe. "quorate up" starts the cluster with them`,
-  );
+  say(`certificates for ${days} days are made; keep ${key} safe. "quorate up" starts the cluster with them`);
+  answer({ authority, days });
 }
 
 /** True also in a cluster without certificates: it needs none. */
@@ -173,5 +173,6 @@ export async function certsRenew(dir: string, days = defaultDays): Promise<void>
       `there is no authority in ${authority}: begin with "quorate certs init"`,
     );
   for (const holder of holders(cluster)) await issue(authority, holder, days);
-  console.log(`new certificates for ${days} days; running processes use them within seconds`);
+  say(`new certificates for ${days} days; running processes use them within seconds`);
+  answer({ authority, days });
 }

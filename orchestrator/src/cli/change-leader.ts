@@ -18,6 +18,7 @@ import { CohortSession } from "../shell/cohort-session.ts";
 import { chooseSuccessor } from "../successor.ts";
 import { isStreaming } from "../view.ts";
 import { grpcAddress } from "./sightings.ts";
+import { answer, say } from "./voice.ts";
 
 const hearTimeoutMs = 3_000;
 const changeTimeoutMs = 30_000;
@@ -28,10 +29,6 @@ interface Situation {
   readonly leader: NodeStatus | undefined;
   readonly to: NodeId;
   readonly startedMs: number;
-}
-
-function say(line: string): void {
-  console.log(line);
 }
 
 async function withSituation(
@@ -85,6 +82,7 @@ async function regroup({ session, to, startedMs }: Situation): Promise<void> {
   const term = leaderAmong(session.statuses())?.term;
   say(`${to} leads term ${term} after ${tookMs} ms`);
   const late = waiting();
+  answer({ leader: to, term: term ?? null, durationMs: tookMs, late });
   if (late.length > 0) say(`${late.join(", ")} did not follow yet; the orchestrators see to it`);
 }
 

@@ -38,6 +38,7 @@ import { certsFor, hasCerts } from "./certs.ts";
 import { handOver } from "./change-leader.ts";
 import { betweenSteps } from "./interrupt.ts";
 import { grpcAddress } from "./sightings.ts";
+import { say } from "./voice.ts";
 
 const hearTimeoutMs = 3_000;
 const slowTimeoutMs = 20_000;
@@ -48,10 +49,6 @@ const afterStepMs = 300;
 export interface ChangeOptions {
   readonly dryRun?: boolean;
   readonly json?: boolean;
-}
-
-function say(line: string): void {
-  console.log(line);
 }
 
 export async function withSession<T>(

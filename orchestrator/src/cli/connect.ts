@@ -13,6 +13,7 @@ import {
 } from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 import { leaderNode, takeLivePicture } from "./sightings.ts";
+import { answer } from "./voice.ts";
 
 export interface TargetOptions {
   readonly role?: string;
@@ -46,12 +47,20 @@ function urlOfAll(cluster: OpenCluster): string {
   return all.href.replace(single, hosts);
 }
 
-export async function url(dir: string, options: TargetOptions & { all?: boolean }): Promise<void> {
-  const cluster = openCluster(dir);
-  if (options.all === true) console.log(urlOfAll(cluster));
-  else if (options.role === undefined && options.node === undefined)
-    console.log(gatewayUrl(cluster) ?? appUrl(cluster, await leaderNode(cluster)));
-  else console.log(appUrl(cluster, await chooseNode(cluster, options)));
+async function wantedUrl(cluster: OpenCluster, options: TargetOptions & { all?: boolean }): Promise<string> {
+  if (options.all === true) return urlOfAll(cluster);
+  if (options.role === undefined && options.node === undefined)
+    return gatewayUrl(cluster) ?? appUrl(cluster, await leaderNode(cluster));
+  return appUrl(cluster, await chooseNode(cluster, options));
+}
+
+export async function url(
+  dir: string,
+  options: TargetOptions & { all?: boolean; json?: boolean },
+): Promise<void> {
+  const wanted = await wantedUrl(openCluster(dir), options);
+  if (options.json === true) answer({ url: wanted });
+  else console.log(wanted);
 }
 
 function findPsql(cluster: OpenCluster): string {

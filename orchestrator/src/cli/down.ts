@@ -4,6 +4,7 @@ import path from "node:path";
 import { isAlive, poll, sendSignal } from "@quorate/common";
 import { type OpenCluster, openCluster, paths } from "../cluster/files.ts";
 import { livePid } from "../cluster/processes.ts";
+import { answer, say } from "./voice.ts";
 
 const stopTimeoutMs = 120_000;
 const postmasterStopTimeoutMs = 30_000;
@@ -91,10 +92,12 @@ export function purge(dir: string): void {
 
 export async function down(dir: string, options: { purge?: boolean }): Promise<void> {
   const cluster = openCluster(dir);
-  const stopped = await stopCluster(cluster, (line) => console.log(line));
-  console.log(stopped ? "The cluster has stopped." : "The cluster did not run.");
-  if (options.purge === true) {
+  const stopped = await stopCluster(cluster, say);
+  say(stopped ? "The cluster has stopped." : "The cluster did not run.");
+  const purged = options.purge === true;
+  if (purged) {
     purge(dir);
-    console.log(`Its data in ${dir} is removed, backups that lay there included.`);
+    say(`Its data in ${dir} is removed, backups that lay there included.`);
   }
+  answer({ stopped, purged });
 }

@@ -14,6 +14,8 @@ export interface LogOptions {
   readonly lines?: number;
   readonly follow?: boolean;
   readonly postgres?: boolean;
+  /** A line of JSON each. */
+  readonly json?: boolean;
 }
 
 interface LogSource {
@@ -86,13 +88,18 @@ class Tail {
 export async function logs(dir: string, id: string | undefined, options: LogOptions): Promise<void> {
   const tails = sourcesOf(openCluster(dir), id, options).map((source) => new Tail(source));
   const story = mergeStories(tails.map((tail) => tail.next()));
-  for (const line of story.slice(-(options.lines ?? 100))) console.log(formatStoryLine(line));
-  if (options.follow === true) await followUntilSignal(tails);
+  const format = options.json === true ? lineForPrograms : formatStoryLine;
+  for (const line of story.slice(-(options.lines ?? 100))) console.log(format(line));
+  if (options.follow === true) await followUntilSignal(tails, format);
 }
 
-async function followUntilSignal(tails: readonly Tail[]): Promise<void> {
+function lineForPrograms({ timeMs, source, text }: StoryLine): string {
+  return JSON.stringify({ at: new Date(timeMs).toISOString(), source, text });
+}
+
+async function followUntilSignal(tails: readonly Tail[], format: (line: StoryLine) => string): Promise<void> {
   const print = (): void => {
-    for (const line of mergeStories(tails.map((tail) => tail.next()))) console.log(formatStoryLine(line));
+    for (const line of mergeStories(tails.map((tail) => tail.next()))) console.log(format(line));
   };
   const watchers = tails
     .filter((tail) => existsSync(tail.source.file))

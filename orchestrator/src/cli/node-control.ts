@@ -4,6 +4,7 @@ import { type ControlAction, connectSidecar } from "@quorate/proto";
 import { findNode, openCluster } from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 import { grpcAddress } from "./sightings.ts";
+import { answer, say } from "./voice.ts";
 
 export type OperatorAction = Exclude<ControlAction, "discard">;
 
@@ -28,7 +29,8 @@ export async function nodeControl(dir: string, action: OperatorAction, id: strin
       throw orchestratorErrors.error("refused", `${id} refused to ${action}: ${reply.refusal.message}`);
     }
     const { pid } = reply.status;
-    console.log(`${id}: ${done[action]}${pid === null ? "" : `, process ${pid}`}`);
+    say(`${id}: ${done[action]}${pid === null ? "" : `, process ${pid}`}`);
+    answer({ node: id, action, pid });
   } finally {
     client.close();
   }

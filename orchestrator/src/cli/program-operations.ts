@@ -2,38 +2,53 @@
 import { Argument, type Command, Option } from "commander";
 import { resolveDir } from "../cluster/files.ts";
 import { absolutePolicy } from "../policy-module.ts";
-import { positiveInteger, setting, verb } from "./program-parts.ts";
+import { jsonOption, positiveInteger, setting, verb } from "./program-parts.ts";
+import { answerDone } from "./voice.ts";
 
 function planned(command: Command): Command {
-  return command
-    .option("--dry-run", "say what would be done; change nothing")
-    .option("--json", "with --dry-run, for programs: one JSON object");
+  return command.option("--dry-run", "say what would be done; change nothing").addOption(jsonOption());
 }
 
-function group(program: Command, name: string, summary: string): Command {
-  return program.commands.find((each) => each.name() === name) ?? program.command(name).description(summary);
+/** With --dry-run the plan was the answer. */
+async function perform(work: Promise<void>, { dryRun }: { dryRun?: boolean }): Promise<void> {
+  await work;
+  if (dryRun !== true) answerDone();
+}
+
+function group(program: Command, name: string, summary: string, example: string): Command {
+  return (
+    program.commands.find((each) => each.name() === name) ??
+    program.command(name).description(summary).addHelpText("after", `\nExample:\n  $ ${example}`)
+  );
 }
 
 export function addOperations(program: Command): void {
   addEvents(program);
   addCertificates(program);
-  addNodeOperations(group(program, "node", "add, remove, restart nodes"));
-  addClusterOperations(group(program, "cluster", "restart or configure the whole cluster, node by node"));
+  addNodeOperations(group(program, "node", "add, remove, restart nodes", "quorate node add --zone b"));
+  addClusterOperations(
+    group(
+      program,
+      "cluster",
+      "restart, configure or upgrade the whole cluster, node by node",
+      "quorate cluster restart --dry-run",
+    ),
+  );
   planned(
     verb(
-      group(program, "policy", "durability policies"),
+      group(program, "policy", "durability policies", "quorate policy list"),
       "set",
       "put the running cluster under another durability policy, without a pause",
       "quorate policy set any-n:n=3 --dry-run",
     ).argument("<policy>", "as for up --policy", (text) => absolutePolicy(text, process.cwd())),
   ).action(async (policy: string, { dir, ...options }) => {
     const { changePolicy } = await import("./cohort.ts");
-    await changePolicy(resolveDir(dir), policy, options);
+    await perform(changePolicy(resolveDir(dir), policy, options), options);
   });
 }
 
 function addCertificates(program: Command): void {
-  const certs = program.command("certs").description("certificates of the cluster's own authority");
+  const certs = group(program, "certs", "certificates of the cluster's own authority", "quorate certs init");
   const days = (): Option =>
     new Option("--days <count>", "how long they are valid (default: 365)").argParser(positiveInteger);
   verb(
@@ -43,12 +58,14 @@ function addCertificates(program: Command): void {
     "quorate certs init",
   )
     .addOption(days())
+    .addOption(jsonOption())
     .action(async ({ dir, days: count }) => {
       const { certsInit } = await import("./certs.ts");
       await certsInit(resolveDir(dir), count);
     });
   verb(certs, "renew", "new certificates, which running processes take by themselves", "quorate certs renew")
     .addOption(days())
+    .addOption(jsonOption())
     .action(async ({ dir, days: count }) => {
       const { certsRenew } = await import("./certs.ts");
       await certsRenew(resolveDir(dir), count);
@@ -87,7 +104,7 @@ function addNodeOperations(node: Command): void {
     .option("--observer", "it streams and answers reads, and never counts")
     .action(async ({ dir, dryRun, json, ...wish }) => {
       const { addNode } = await import("./cohort.ts");
-      await addNode(resolveDir(dir), wish, { dryRun, json });
+      await perform(addNode(resolveDir(dir), wish, { dryRun, json }), { dryRun });
     });
   planned(
     verb(
@@ -101,7 +118,7 @@ function addNodeOperations(node: Command): void {
     .option("--purge", "remove its data, too")
     .action(async (id: string, { dir, ...options }) => {
       const { removeNode } = await import("./cohort.ts");
-      await removeNode(resolveDir(dir), id, options);
+      await perform(removeNode(resolveDir(dir), id, options), options);
     });
   planned(
     verb(node, "replace", "take a node out, remove its data, and copy it anew", "quorate node replace n3"),
@@ -109,11 +126,26 @@ function addNodeOperations(node: Command): void {
     .addArgument(new Argument("<id>", "the node"))
     .action(async (id: string, { dir, ...options }) => {
       const { replaceNode } = await import("./cohort.ts");
-      await replaceNode(resolveDir(dir), id, options);
+      await perform(replaceNode(resolveDir(dir), id, options), options);
     });
 }
 
 function addClusterOperations(cluster: Command): void {
+  planned(
+    verb(
+      cluster,
+      "upgrade",
+      "go over to another patch release of PostgreSQL, by a restart node by node",
+      "quorate cluster upgrade --bin-dir /srv/postgresql-18.7/bin",
+    ),
+  )
+    .addOption(
+      new Option("--bin-dir <directory>", "its programs, the same on every machine").makeOptionMandatory(),
+    )
+    .action(async ({ dir, binDir, ...options }) => {
+      const { upgradePostgres } = await import("./upgrade.ts");
+      await perform(upgradePostgres(resolveDir(dir), binDir, options), options);
+    });
   planned(
     verb(
       cluster,
@@ -125,7 +157,7 @@ function addClusterOperations(cluster: Command): void {
     .argument("[ids...]", "only these nodes")
     .action(async (ids: string[], { dir, ...options }) => {
       const { rollingRestart } = await import("./rolling.ts");
-      await rollingRestart(resolveDir(dir), ids, options);
+      await perform(rollingRestart(resolveDir(dir), ids, options), options);
     });
   planned(
     verb(
@@ -140,6 +172,6 @@ function addClusterOperations(cluster: Command): void {
     )
     .action(async ({ dir, value, ...options }) => {
       const { changeSettings } = await import("./rolling.ts");
-      await changeSettings(resolveDir(dir), value, options);
+      await perform(changeSettings(resolveDir(dir), value, options), options);
     });
 }

@@ -13,6 +13,9 @@ export function setting(text: string, previous: Record<string, string> = {}): Re
   return { ...previous, [text.slice(0, equals)]: text.slice(equals + 1) };
 }
 
+/** What it says to people goes to the error output then. */
+export const jsonOption = (): Option => new Option("--json", "for programs: one JSON object when it is done");
+
 export function verb(program: Command, name: string, summary: string, example: string): Command {
   return program
     .command(name)

@@ -14,7 +14,8 @@ import {
 import { absolutePolicy } from "../policy-module.ts";
 import type { OperatorAction } from "./node-control.ts";
 import { addOperations } from "./program-operations.ts";
-import { positiveInteger, setting, verb } from "./program-parts.ts";
+import { jsonOption, positiveInteger, setting, verb } from "./program-parts.ts";
+import { speakTo } from "./voice.ts";
 
 /** Sets the exit code; a verb that throws ends with 1. */
 export type Exit = (code: number) => void;
@@ -28,7 +29,8 @@ export function buildProgram(exit: Exit): Command {
     .description("PostgreSQL that keeps every acknowledged transaction, whatever fails")
     .showSuggestionAfterError()
     .showHelpAfterError("(quorate --help lists the verbs, quorate VERB --help explains one)")
-    .enablePositionalOptions();
+    .enablePositionalOptions()
+    .hook("preAction", (_, action) => speakTo(action.opts()["json"] === true ? "programs" : "people"));
   addRunning(program);
   addLooking(program, exit);
   addConnecting(program, exit);
@@ -79,6 +81,7 @@ function addRunning(program: Command): void {
     .option("--no-backup", "without backups and WAL archive (new cluster)")
     .option("--no-gateway", "without a gateway (new cluster)")
     .option("--detach", "return when the cluster is up; it goes on in the background")
+    .addOption(jsonOption())
     .action(async ({ dir, set, detach, ...options }) => {
       const { up } = await import("./up.ts");
       await up({
@@ -90,6 +93,7 @@ function addRunning(program: Command): void {
     });
   verb(program, "down", "stop the cluster", "quorate down --purge")
     .option("--purge", "remove all its data, too")
+    .addOption(jsonOption())
     .action(async ({ dir, ...options }: DirOption & { purge?: boolean }) => {
       const { down } = await import("./down.ts");
       await down(resolveDir(dir), options);
@@ -115,6 +119,7 @@ function addLooking(program: Command, exit: Exit): void {
     .option("-f, --follow", "go on, and show new lines")
     .option("--postgres", "the log of Postgres, too (default for one node)")
     .option("--no-postgres", "without the log of Postgres")
+    .option("--json", "for programs: one JSON object a line")
     .action(async (id: string | undefined, { dir, ...options }) => {
       const { logs } = await import("./logs.ts");
       await logs(resolveDir(dir), id, options);
@@ -172,6 +177,7 @@ function addConnecting(program: Command, exit: Exit): void {
     .addOption(roleOption())
     .option("--node <id>", "connect to this node, whatever its role")
     .option("--all", "every node in one string: clients of libpq find the leader themselves")
+    .addOption(jsonOption())
     .action(async ({ dir, ...options }) => {
       const { url } = await import("./connect.ts");
       await url(resolveDir(dir), options);
@@ -195,6 +201,7 @@ function addLeading(program: Command): void {
     "quorate switchover --to n2",
   )
     .option("--to <id>", "the node that shall lead (default: the most advanced follower)")
+    .addOption(jsonOption())
     .action(async ({ dir, ...options }) => {
       const { switchover } = await import("./change-leader.ts");
       await switchover(resolveDir(dir), options);
@@ -206,6 +213,7 @@ function addLeading(program: Command): void {
     "quorate failover --to n3",
   )
     .option("--to <id>", "the node that shall lead (default: the most advanced node)")
+    .addOption(jsonOption())
     .action(async ({ dir, ...options }) => {
       const { failover } = await import("./change-leader.ts");
       await failover(resolveDir(dir), options);
@@ -227,6 +235,7 @@ function addNodes(program: Command): void {
   for (const [action, summary] of nodeVerbs) {
     verb(node, action, summary, `quorate node ${action} n2`)
       .addArgument(new Argument("<id>", "the node"))
+      .addOption(jsonOption())
       .action(async (id: string, { dir }: DirOption) => {
         const { nodeControl } = await import("./node-control.ts");
         await nodeControl(resolveDir(dir), action, id);

@@ -12,6 +12,7 @@ import { isStreaming } from "../view.ts";
 import { handOver } from "./change-leader.ts";
 import { type ChangeOptions, withSession } from "./cohort.ts";
 import { betweenSteps } from "./interrupt.ts";
+import { say } from "./voice.ts";
 
 const streamTimeoutMs = 120_000;
 /** Postgres refuses to replay the log of a server that allows more of these. */
@@ -22,10 +23,6 @@ const neverLowered: ReadonlySet<string> = new Set([
   "max_wal_senders",
   "max_worker_processes",
 ]);
-
-function say(line: string): void {
-  console.log(line);
-}
 
 /** Everybody streams: only then may one go down. */
 async function whole(session: CohortSession, why: string): Promise<void> {

@@ -2,11 +2,10 @@
 import { spawn } from "node:child_process";
 import { existsSync, openSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { guardedGet, isAlive, messageOf, poll } from "@quorate/common";
+import { isAlive, messageOf, poll } from "@quorate/common";
 import type { BackupConfigInput } from "@quorate/sidecar/backup/backup-config.ts";
 import { backupSection, hasOwnKey, isUsual } from "../cluster/backup-section.ts";
 import {
-  accessOf,
   appUrl,
   checkReachable,
   clusterExists,
@@ -27,6 +26,7 @@ import { rulesetFor } from "../policy-text.ts";
 import { bringUp, cohortNodes } from "./bring-up.ts";
 import { supervisorPid } from "./down.ts";
 import { watchUntilSignal } from "./status.ts";
+import { answer, say } from "./voice.ts";
 
 export interface UpRequest extends UpOptions {
   readonly dir: string;
@@ -40,11 +40,8 @@ const clusterName = "main";
 const supervisorStartTimeoutMs = 60_000;
 const stopTimeoutMs = 120_000;
 const gatewayStartTimeoutMs = 20_000;
-const healthTimeoutMs = 2_000;
 
-function progress(line: string): void {
-  console.log(line);
-}
+const progress = say;
 
 /** All that can be refused is refused here, before anything is built or written. */
 async function checkRequest(request: UpRequest): Promise<void> {
@@ -191,6 +188,13 @@ export async function up(request: UpRequest): Promise<void> {
   }
   await gatewayListens(cluster);
   announce(cluster, outcome.leader);
+  answer({
+    dir: request.dir,
+    leader: outcome.leader,
+    url: gatewayUrl(cluster) ?? appUrl(cluster, findNode(cluster, outcome.leader)),
+    readUrl: gatewayUrl(cluster, "read") ?? null,
+    ranAlready: running !== undefined,
+  });
   if (!foreground) {
     if (running !== undefined)
       progress(`It was running already. Stop it with: quorate down --dir ${request.dir}`);
@@ -208,21 +212,11 @@ export async function up(request: UpRequest): Promise<void> {
 }
 
 /** A cluster without its front door is a cluster all the same: then that is said. */
-async function gatewayListens(cluster: OpenCluster): Promise<void> {
-  const { dir, file } = cluster;
-  const { tls } = accessOf(cluster);
+async function gatewayListens({ dir, file }: OpenCluster): Promise<void> {
   for (const { id, host, ports } of file.gateways) {
-    const asked = {
-      host,
-      port: ports.http,
-      path: "/health",
-      serverName: id,
-      tls,
-      timeoutMs: healthTimeoutMs,
-    };
     const health = async (): Promise<true | undefined> => {
-      const answer = await guardedGet(asked).catch(() => undefined);
-      return answer?.code === 200 ? true : undefined;
+      const answer = await fetch(`http://${host}:${ports.http}/health`).catch(() => undefined);
+      return answer?.ok === true ? true : undefined;
     };
     await poll(health, { what: `the gateway ${id} to listen`, timeoutMs: gatewayStartTimeoutMs }).catch(() =>
       progress(`The gateway ${id} does not listen yet, see ${paths.gatewayLog(dir, id)}`),
@@ -240,10 +234,6 @@ function announce(cluster: OpenCluster, leader: string): void {
   progress("");
   if (url === undefined) return;
   progress(`It holds whoever leads. Reads only, on followers: ${gatewayUrl(cluster, "read")}`);
-  const poolers = cluster.file.nodes.flatMap(({ id, host, ports }) =>
-    ports.pooler === undefined ? [] : [`${id} ${host}:${ports.pooler}`],
-  );
-  if (poolers.length > 0) progress(`Each node has a gateway of its own, too: ${poolers.join(", ")}`);
   progress(`Past the gateway, to the leader of this moment: ${direct}`);
 }
 
