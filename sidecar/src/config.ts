@@ -80,7 +80,7 @@ export const sidecarConfigSchema = z.strictObject({
     .strictObject({ user: sqlNameSchema.default("quorate_gateway"), passwordFile: pathSchema })
     .optional(),
   /** Settings of the node's own gateway, as in gateway.json; where it listens and whom it asks is the sidecar's matter. */
-  pooler: poolerSettingsSchema.prefault({}),
+  pooler: poolerSettingsSchema.default({}),
   /** Connections of Postgres that gateways don't get: for operators, monitoring, and whoever connects past them. */
   connections: z.strictObject({ reserved: z.number().int().min(0).max(10_000).default(10) }).prefault({}),
   /** Backups and the WAL archive (docs/backup.md); without it there are none. */

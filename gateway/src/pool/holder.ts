@@ -31,6 +31,10 @@ export interface Holder {
   serverEnding(code: string): boolean;
   /** A follower has refused; true if the leader is asked instead, the error is not for the client then. */
   followerFailed(code: string): boolean;
+  /** The leader is about to hand over: what has just been asked may be held by it, and is taken back if it can be. */
+  takeBack(): void;
+  /** The server has cancelled what is taken back; true if the request will be made again. */
+  takenBack(): boolean;
   serverLost(reason: string, error: Buffer | undefined): void;
   serverDrained(): void;
 }

@@ -66,6 +66,10 @@ export class Job implements Waiter {
   followerFailed(): boolean {
     return false;
   }
+  takeBack(): void {}
+  takenBack(): boolean {
+    return false;
+  }
   serverLost(): void {}
   serverDrained(): void {}
 }

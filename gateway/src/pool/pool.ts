@@ -22,6 +22,9 @@ const functionsGoodForMs = 60_000;
 /** So long may a node that leads no more finish what it was asked before: its answers may be on their way. */
 const lastWordsMs = 1_000;
 
+/** What a leader that is handing over hasn't answered in this time, it probably holds. */
+const takeBackMs = 40;
+
 /** Errors of a login that waiting won't heal. */
 const hopeless = /^(28|3D|42|0A|08P01)/;
 
@@ -334,7 +337,17 @@ export class Pool implements ServerOwner {
     this.#setEndpoint(view.leader);
     if (this.holding === view.holding) return;
     this.holding = view.holding;
-    if (!this.holding) this.#serve();
+    if (this.holding) this.#takeBackSoon();
+    else this.#serve();
+  }
+
+  /** Requests that came to the leader after it had begun to hold transactions wait there, and would die with it. */
+  #takeBackSoon(): void {
+    this.host.later(takeBackMs, () => {
+      if (!this.holding) return;
+      for (const server of this.servers) server.holder?.takeBack();
+      this.#takeBackSoon();
+    });
   }
 
   /** Another node leads, or another term, or none: no byte goes to the old one any more. */

@@ -93,6 +93,8 @@ export class Server extends ServerFrames implements LinkOwner {
     return this.#errored;
   }
 
+  /** The request in flight is being cancelled to be made again elsewhere. */
+  takingBack = false;
   /** The request in flight is being cancelled for this reason. */
   cancelReason: WireError | undefined;
 
@@ -311,6 +313,10 @@ export class Server extends ServerFrames implements LinkOwner {
       if (holder?.gone) this.close("its client left in the middle of a request");
       return true;
     }
+    if (this.takingBack && readError(bytes, start, end).code === "57014" && holder?.takenBack()) {
+      if (head !== owed.query) this.#skipToSync();
+      return false;
+    }
     const reason = this.cancelReason;
     if (reason !== undefined && readError(bytes, start, end).code === reason.code) {
       this.instead = errorBytes(reason);
@@ -404,6 +410,7 @@ export class Server extends ServerFrames implements LinkOwner {
     this.status = status;
     this.copyIn = false;
     this.cancelReason = undefined;
+    this.takingBack = false;
     let hold = head === owed.syncHidden || this.hideReady;
     this.hideReady = false;
     if (holder?.beforeReady(status)) hold = true;

@@ -1,5 +1,6 @@
 /** What stands around a client: its worker, and what takes the place of a link that is gone. */
 import type { Pool } from "../pool/pool.ts";
+import type { Server } from "../pool/server.ts";
 import type { Link } from "../transport/transport.ts";
 import type { Client } from "./client.ts";
 
@@ -9,6 +10,8 @@ export type ClientHost = {
   clientGone(client: Client): void;
   /** The pool of the follower that should answer a read of this client, if there is one. */
   reader(client: Client): Pool | undefined;
+  /** Asks the server to cancel what it is doing for this client. */
+  cancelRequest(client: Client, server: Server): void;
   /** A request is done: for the statistics. */
   requestDone(client: Client, startedAtMs: number): void;
 };

@@ -5,12 +5,17 @@ import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
 import type { Statement } from "../pool/statements.ts";
 import { txIdle } from "../wire/codec.ts";
+import type { Client } from "./client.ts";
 import { ClientSettings } from "./client-settings.ts";
+
+/** A request that has been under way for longer was begun before, and is being executed. */
+const takeBackWithinMs = 2_000;
 
 export abstract class ClientRepeats extends ClientSettings {
   protected replay = false;
   /** From this pool at once, or `granted` comes later. */
   protected abstract acquire(pool: Pool): void;
+  protected abstract readonly self: Client;
   /** As if the client had sent it again; gives how much of it could be handled. */
   protected abstract consumeAgain(request: Buffer): number;
 
@@ -61,8 +66,26 @@ export abstract class ClientRepeats extends ClientSettings {
     this.elsewhere = true;
     return true;
   }
-  /** The request on a follower has failed: it is made again on the leader. */
+  /** The request has failed where it was for reasons that lie there: it is made again. */
   protected elsewhere = false;
+
+  /**
+   * What the leader has only just been asked may have come after it began to hold transactions; there it would wait
+   * until that server ends, and nobody could say whether it was executed. Cancelled, it surely wasn't.
+   */
+  takeBack(): void {
+    const { server } = this;
+    if (server === undefined || server.retired || server.ring.length === 0 || server.cancels > 0) return;
+    if (!this.repeatable(server) || this.host.nowMs() - this.requestSinceMs > takeBackWithinMs) return;
+    server.takingBack = true;
+    this.host.cancelRequest(this.self, server);
+  }
+
+  takenBack(): boolean {
+    const again = this.repeatable(this.server as Server);
+    if (again) this.elsewhere = true;
+    return again;
+  }
 
   /**
    * A request can be made again elsewhere if it surely left nothing behind: it began outside of a transaction, no

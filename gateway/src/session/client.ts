@@ -67,6 +67,10 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       this.link.pause();
     }
   }
+  protected override get self(): this {
+    return this;
+  }
+
   protected override consumeAgain(request: Buffer): number {
     return consume(this, request, 0, request.length);
   }

@@ -2,10 +2,11 @@
 import { spawn } from "node:child_process";
 import { existsSync, openSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { isAlive, messageOf, poll } from "@quorate/common";
+import { guardedGet, isAlive, messageOf, poll } from "@quorate/common";
 import type { BackupConfigInput } from "@quorate/sidecar/backup/backup-config.ts";
 import { backupSection, hasOwnKey, isUsual } from "../cluster/backup-section.ts";
 import {
+  accessOf,
   appUrl,
   checkReachable,
   clusterExists,
@@ -40,6 +41,7 @@ const clusterName = "main";
 const supervisorStartTimeoutMs = 60_000;
 const stopTimeoutMs = 120_000;
 const gatewayStartTimeoutMs = 20_000;
+const healthTimeoutMs = 2_000;
 
 const progress = say;
 
@@ -212,11 +214,21 @@ export async function up(request: UpRequest): Promise<void> {
 }
 
 /** A cluster without its front door is a cluster all the same: then that is said. */
-async function gatewayListens({ dir, file }: OpenCluster): Promise<void> {
+async function gatewayListens(cluster: OpenCluster): Promise<void> {
+  const { dir, file } = cluster;
+  const { tls } = accessOf(cluster);
   for (const { id, host, ports } of file.gateways) {
+    const asked = {
+      host,
+      port: ports.http,
+      path: "/health",
+      serverName: id,
+      tls,
+      timeoutMs: healthTimeoutMs,
+    };
     const health = async (): Promise<true | undefined> => {
-      const answer = await fetch(`http://${host}:${ports.http}/health`).catch(() => undefined);
-      return answer?.ok === true ? true : undefined;
+      const answer = await guardedGet(asked).catch(() => undefined);
+      return answer?.code === 200 ? true : undefined;
     };
     await poll(health, { what: `the gateway ${id} to listen`, timeoutMs: gatewayStartTimeoutMs }).catch(() =>
       progress(`The gateway ${id} does not listen yet, see ${paths.gatewayLog(dir, id)}`),
@@ -234,6 +246,10 @@ function announce(cluster: OpenCluster, leader: string): void {
   progress("");
   if (url === undefined) return;
   progress(`It holds whoever leads. Reads only, on followers: ${gatewayUrl(cluster, "read")}`);
+  const poolers = cluster.file.nodes.flatMap(({ id, host, ports }) =>
+    ports.pooler === undefined ? [] : [`${id} ${host}:${ports.pooler}`],
+  );
+  if (poolers.length > 0) progress(`Each node has a gateway of its own, too: ${poolers.join(", ")}`);
   progress(`Past the gateway, to the leader of this moment: ${direct}`);
 }
 
