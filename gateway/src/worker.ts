@@ -2,7 +2,6 @@
  * One worker: its listeners, clients, pools and statistics. Everything in it runs on one thread; several workers share
  * a port by reusePort and divide the budget of server connections.
  */
-import { randomBytes } from "node:crypto";
 import type { SecureContext } from "node:tls";
 import type { Logger } from "@quorate/common";
 import { AdminSession, type Table } from "./admin/console.ts";
@@ -17,6 +16,7 @@ import type { Server } from "./pool/server.ts";
 import { Statements } from "./pool/statements.ts";
 import { chooseFollower } from "./route/choose-follower.ts";
 import type { LeaderSource } from "./route/leader-source.ts";
+import { CancelKeys } from "./session/cancel-keys.ts";
 import { Client } from "./session/client.ts";
 import type { ClientHost } from "./session/client-host.ts";
 import { ClientSweep } from "./session/client-sweep.ts";
@@ -34,8 +34,8 @@ import type {
   ServerSideLink,
   Transport,
 } from "./transport/transport.ts";
-import { backendKeyData, cancelRequest, parameterStatus, readyForQuery } from "./wire/build.ts";
-import { int32, txIdle } from "./wire/codec.ts";
+import { cancelRequest, parameterStatus, readyForQuery } from "./wire/build.ts";
+import { txIdle } from "./wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "./wire/errors.ts";
 
 export type WorkerOptions = RoomOptions & {
@@ -64,9 +64,6 @@ export type WorkerOptions = RoomOptions & {
 /** Client ids are in the low bits of the process id that clients see, the worker's above. */
 const clientBits = 20;
 
-/** Which worker a cancel request is for. */
-export const workerOfKey = (key: Uint8Array): number => (int32(key, 0) >> clientBits) - 1;
-
 export class Worker implements LoginHost, ClientHost, PoolHost {
   config: Config;
   readonly options: WorkerOptions;
@@ -74,6 +71,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   readonly statements = new Statements();
   readonly pools = new Map<string, Pool>();
   readonly clients = new Map<number, Client>();
+  readonly processes = new Map<number, Server>();
   readonly tunnels = new Set<Tunnel>();
   readonly log_: Logger;
   readonly directory: Directory;
@@ -86,7 +84,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   /** Transactions for which a follower was chosen. */
   followerReads = 0;
   draining = false;
-  readonly #secrets = new Map<number, Buffer>();
+  readonly #cancelKeys = new CancelKeys();
   readonly #logins = new Set<Login>();
   readonly #listeners: Listener[] = [];
   #nextClient = 1;
@@ -196,6 +194,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     // Also where no follower is left and the leader answers.
     if (request.readOnly) settings.set("default_transaction_read_only", "on");
     const client = new Client(this, link, pool, id, settingsOf(settings), request.readOnly);
+    client.own = request.own || pool.loginTriggers;
     client.connectedAtMs = this.nowMs();
     client.idleSinceMs = client.connectedAtMs;
     this.clients.set(id, client);
@@ -221,21 +220,23 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
       const bytes = parameterStatus(name, shown);
       link.send(bytes, 0, bytes.length);
     }
-    const key = this.newCancelKey(client.id, request.minorVersion);
+    // Who has a server connection for itself gets that one's process id.
+    const own = client.own ? client.server : undefined;
+    client.processId = own?.processId ?? this.processId(client.id);
+    const key = this.newCancelKey(client.id, request.minorVersion, client.processId);
     link.send(key, 0, key.length);
+    for (const notice of own?.loginNotices ?? []) link.send(notice, 0, notice.length);
     const ready = readyForQuery(txIdle);
     link.send(ready, 0, ready.length);
   }
 
-  /** BackendKeyData for a client: a process id that names worker and client, and a secret. */
-  newCancelKey(id: number, minorVersion: number): Buffer {
-    const secret = randomBytes(minorVersion >= 2 ? 32 : 4);
-    this.#secrets.set(id, secret);
-    return backendKeyData(this.processId(id), secret);
+  /** BackendKeyData for a client: a process id (by default one that names worker and client), and a secret. */
+  newCancelKey(id: number, minorVersion: number, processId = this.processId(id)): Buffer {
+    return this.#cancelKeys.add(id, processId, minorVersion);
   }
 
   forgetCancelKey(id: number): void {
-    this.#secrets.delete(id);
+    this.#cancelKeys.forget(id);
   }
 
   processId(clientId: number): number {
@@ -253,15 +254,13 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     return this.#nextClient;
   }
 
-  cancel(key: Uint8Array): void {
-    const processId = int32(key, 0);
-    if (workerOfKey(key) !== this.options.workerId) {
-      this.options.forwardCancel(key);
+  /** `forwarded`: by another worker that doesn't know it. */
+  cancel(key: Uint8Array, forwarded = false): void {
+    const id = this.#cancelKeys.find(key);
+    if (id === undefined) {
+      if (!forwarded) this.options.forwardCancel(key);
       return;
     }
-    const id = processId & ((1 << clientBits) - 1);
-    const secret = this.#secrets.get(id);
-    if (secret === undefined || !secret.equals(key.subarray(4))) return;
     for (const tunnel of this.tunnels) if (tunnel.id === id) tunnel.cancel();
     const client = this.clients.get(id);
     const server = client?.server;
@@ -301,7 +300,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   clientGone(client: Client): void {
     if (!this.clients.delete(client.id)) return;
     this.options.counters.set("clients", this.clients.size);
-    this.#secrets.delete(client.id);
+    this.forgetCancelKey(client.id);
     client.pool.clients--;
   }
 
@@ -381,7 +380,10 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   connect(endpoint: Endpoint, server: Server, connected: () => void): Link {
     server.onConnected = connected;
     const { node } = endpoint;
-    server.onGone = () => this.room.gone(node);
+    server.onGone = () => {
+      if (this.processes.get(server.processId) === server) this.processes.delete(server.processId);
+      this.room.gone(node);
+    };
     return this.options.transport.connect(this.wayTo(endpoint), server);
   }
 

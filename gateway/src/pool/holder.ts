@@ -11,6 +11,8 @@ export interface Holder {
   /** The client has left; what it had asked for is still being answered. */
   readonly gone: boolean;
   readonly link: Link;
+  /** The process id that it was told; 0: none. */
+  readonly processId: number;
   /** What the client has been told of the server's parameters. */
   reported: Reported;
   /** A statement with an effect on the session has completed. */
@@ -36,6 +38,8 @@ export interface Holder {
   /** The server has cancelled what is taken back; true if the request will be made again. */
   takenBack(): boolean;
   serverLost(reason: string, error: Buffer | undefined): void;
+  /** Others wait: true if it was kept for something that can be done without, and has been let go. */
+  yieldServer(): boolean;
   serverDrained(): void;
 }
 
@@ -51,4 +55,8 @@ export type ServerOwner = {
   serverClosed(server: Server, reason: string): void;
   /** Its session is clean: it is free again. */
   release(server: Server): void;
+  /** The process id that the client was told who has, or had last, the server with this one; 0: nobody's. */
+  clientOf(processId: number): number;
+  /** Its session can't be cleaned: it ends. */
+  dismiss(server: Server, reason: string): void;
 };

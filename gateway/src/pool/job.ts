@@ -20,6 +20,7 @@ const noLink: Link = {
 export class Job implements Waiter {
   readonly link = noLink;
   readonly gone = false;
+  readonly processId = 0;
   readonly settings = noSettings;
   reported: Reported = nothingReported;
   waitingSinceMs = 0;
@@ -71,5 +72,8 @@ export class Job implements Waiter {
     return false;
   }
   serverLost(): void {}
+  yieldServer(): boolean {
+    return false;
+  }
   serverDrained(): void {}
 }

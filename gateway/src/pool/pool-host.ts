@@ -19,6 +19,8 @@ export type PoolHost = {
   readonly plans: Plans;
   readonly statements: Statements;
   readonly readWaitMs: number;
+  /** Connections to whoever leads, by the process ids of their servers. */
+  readonly processes: Map<number, Server>;
   nowMs(): number;
   connect(endpoint: Endpoint, server: Server, connected: () => void): Link;
   /** Room for one more connection to this node within the gateway's budget. */

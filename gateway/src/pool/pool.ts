@@ -11,9 +11,10 @@ import { type WireError, wireError } from "../wire/errors.ts";
 import { type Endpoint, sameEndpoint } from "./endpoint.ts";
 import type { ServerOwner } from "./holder.ts";
 import type { PoolHost, PoolLimits } from "./pool-host.ts";
-import { functionNamesSql, hasSessionSettingsSql } from "./probe.ts";
+import { aboutDatabaseSql, functionNamesSql } from "./probe.ts";
 import { Server } from "./server.ts";
 import { ServerLogin } from "./server-login.ts";
+import { waitedTooLong } from "./waited-too-long.ts";
 import { type Waiter, Waiters } from "./waiters.ts";
 
 const mostCustomNames = 1000;
@@ -26,7 +27,7 @@ const lastWordsMs = 1_000;
 const takeBackMs = 40;
 
 /** Errors of a login that waiting won't heal. */
-const hopeless = /^(28|3D|42|0A|08P01)/;
+const hopeless = /^(28|3D|42|0A|08P01|P0)/;
 
 export class Pool implements ServerOwner {
   readonly host: PoolHost;
@@ -58,6 +59,8 @@ export class Pool implements ServerOwner {
   holding = false;
   clients = 0;
   readonly #waiters = new Waiters();
+  /** Those that take only a new connection. */
+  readonly #waitersForNew = new Waiters();
   #connecting = 0;
   #retryAtMs = 0;
 
@@ -79,7 +82,13 @@ export class Pool implements ServerOwner {
 
   /** A connection for this client at once, or undefined: then `granted` or `refused` comes later. */
   acquire(client: Waiter): Server | undefined {
-    if (!this.paused && !this.holding && this.idle.length > 0 && this.waitingCount === 0) {
+    if (
+      !this.paused &&
+      !this.holding &&
+      this.idle.length > 0 &&
+      this.#waiters.count === 0 &&
+      client.own !== true
+    ) {
       const server = this.#takeIdle(client);
       if (server.settings.same(client.settings)) {
         server.settings = client.settings;
@@ -93,9 +102,13 @@ export class Pool implements ServerOwner {
     }
     client.waiting = true;
     client.waitingSinceMs = this.host.nowMs();
-    this.#waiters.add(client);
+    this.#queueOf(client).add(client);
     this.openMore();
     return undefined;
+  }
+
+  #queueOf(client: Waiter): Waiters {
+    return client.own === true ? this.#waitersForNew : this.#waiters;
   }
 
   /** The one with the client's settings if it is near the top: what was used last is warmest. */
@@ -120,7 +133,9 @@ export class Pool implements ServerOwner {
 
   #attach(server: Server, client: Waiter): void {
     server.holder = client;
-    server.holds = server.lastHolder === client ? server.holds + 1 : 1;
+    const again = server.lastHolder === client;
+    server.holds = again ? server.holds + 1 : 1;
+    if (!again) server.turns++;
     server.lastHolder = client;
     server.usedAtMs = this.host.nowMs();
   }
@@ -169,8 +184,9 @@ export class Pool implements ServerOwner {
     if (this.customNames.size < mostCustomNames) for (const name of names) this.customNames.add(name);
   }
 
-  /** Functions may have changed: the next look reads their bodies. */
+  /** Functions may have changed: the next look reads their bodies. Statements may be stale. */
   definitionsChanged(): void {
+    this.host.statements.epoch++;
     this.#functionsReadAtMs = Number.NEGATIVE_INFINITY;
   }
 
@@ -183,17 +199,17 @@ export class Pool implements ServerOwner {
   }
 
   #waitAgain(client: Waiter): void {
-    this.#waiters.addFirst(client);
+    this.#queueOf(client).addFirst(client);
     this.openMore();
   }
 
   /** A client that waits has gone. */
   forget(client: Waiter): void {
-    this.#waiters.remove(client);
+    this.#queueOf(client).remove(client);
   }
 
   get waitingCount(): number {
-    return this.#waiters.count;
+    return this.#waiters.count + this.#waitersForNew.count;
   }
 
   /** A connection whose session is clean is free again. */
@@ -216,14 +232,37 @@ export class Pool implements ServerOwner {
       this.openMore();
       return;
     }
-    const next = this.paused || this.holding ? undefined : this.#waiters.next();
+    if (server.turns > 0 && this.#makesRoomForNew()) {
+      this.#endServer(server, "a session wants a connection of its own");
+      this.openMore();
+      return;
+    }
+    const next = this.paused || this.holding ? undefined : this.#nextFor(server);
     if (next !== undefined) this.#give(server, next);
     else this.idle.push(server);
+  }
+
+  #nextFor(server: Server): Waiter | undefined {
+    return (server.turns === 0 ? this.#waitersForNew.next() : undefined) ?? this.#waiters.next();
+  }
+
+  /** All places are taken, and who wants a new connection has waited longest. */
+  #makesRoomForNew(): boolean {
+    const now = this.host.nowMs();
+    return (
+      this.#waitersForNew.count > this.#connecting &&
+      this.servers.size >= this.limits.size &&
+      this.#waitersForNew.longestWaitMs(now) >= this.#waiters.longestWaitMs(now)
+    );
   }
 
   openMore(): void {
     const { host, endpoint } = this;
     if (this.paused || this.holding || endpoint === undefined || this.#retryAtMs > host.nowMs()) return;
+    if (this.#waitersForNew.count > this.#connecting && this.servers.size >= this.limits.size) {
+      const used = this.idle[0];
+      if (used !== undefined) this.#endServer(used, "a session wants a connection of its own");
+    }
     while (
       this.#connecting < this.waitingCount &&
       this.servers.size < this.limits.size &&
@@ -250,9 +289,27 @@ export class Pool implements ServerOwner {
         server.link.send(bytes, 0, bytes.length);
       });
     }
+    if (this.waitingCount > this.#connecting) this.#askForOne();
+  }
+
+  /** Nothing more can be opened: who keeps a connection for little gives it up (not before we return to the waiter). */
+  #askForOne(): void {
+    if (this.#asking) return;
+    this.#asking = true;
+    this.host.later(0, () => {
+      this.#asking = false;
+      if (this.waitingCount <= this.#connecting) return;
+      for (const server of this.servers) if (server.holder?.yieldServer() === true) return;
+    });
+  }
+  #asking = false;
+
+  clientOf(processId: number): number {
+    return this.host.processes.get(processId)?.lastHolder?.processId ?? 0;
   }
 
   serverReady(server: Server): void {
+    if (!server.reader) this.host.processes.set(server.processId, server);
     this.#connecting--;
     this.#retryAtMs = 0;
     const { plans } = this.host;
@@ -260,24 +317,24 @@ export class Pool implements ServerOwner {
       server.internal(functionNamesSql, (result) => {
         if (server.phase === "closed") return;
         if (result.error === undefined) plans.addSafeFunctions(result.rows.map((row) => row[0] ?? ""));
-        this.#lookForExtension(server);
+        this.#lookAtDatabase(server);
       });
-    } else this.#lookForExtension(server);
+    } else this.#lookAtDatabase(server);
   }
 
-  /** Whether this database has the extension's function that lists all settings of a session. */
-  #lookForExtension(server: Server): void {
-    if (this.listsSettings || !server.reportsSettings) {
-      this.release(server);
-      return;
-    }
-    server.internal(hasSessionSettingsSql, (result) => {
+  #lookAtDatabase(server: Server): void {
+    server.internal(aboutDatabaseSql, (result) => {
       if (server.phase === "closed") return;
-      this.listsSettings = result.rows[0]?.[0] === "t";
+      const [lists, loginTriggers] = result.rows[0] ?? [];
+      this.listsSettings = server.reportsSettings && lists === "t";
+      this.loginTriggers = loginTriggers === "true";
       this.release(server);
     });
   }
+  /** This database has the extension's function that lists all settings of a session. */
   listsSettings = false;
+  /** It has login event triggers: they are to run for each session. */
+  loginTriggers = false;
 
   serverFailed(server: Server, error: WireError, raw: Buffer | undefined): void {
     this.#connecting--;
@@ -293,9 +350,11 @@ export class Pool implements ServerOwner {
     this.host.later(delayMs + 1, () => this.openMore());
   }
   #refuseAll(error: WireError, raw?: Buffer): void {
-    for (let next = this.#waiters.next(); next !== undefined; next = this.#waiters.next()) {
-      next.waiting = false;
-      next.refused(error, raw);
+    for (const queue of [this.#waiters, this.#waitersForNew]) {
+      for (let next = queue.next(); next !== undefined; next = queue.next()) {
+        next.waiting = false;
+        next.refused(error, raw);
+      }
     }
   }
 
@@ -313,6 +372,11 @@ export class Pool implements ServerOwner {
         reason,
       });
     }
+    this.openMore();
+  }
+
+  dismiss(server: Server, reason: string): void {
+    this.#endServer(server, reason);
     this.openMore();
   }
 
@@ -398,11 +462,16 @@ export class Pool implements ServerOwner {
   sweep(): void {
     const now = this.host.nowMs();
     const waitMs = this.node === undefined ? this.limits.waitMs : this.readWaitMs;
-    for (;;) {
-      const oldest = this.#waiters.nextSince(now - waitMs);
-      if (oldest === undefined) break;
-      oldest.waiting = false;
-      oldest.refused(this.#waitedTooLong(), undefined);
+    for (const queue of [this.#waiters, this.#waitersForNew]) {
+      for (;;) {
+        const oldest = queue.nextSince(now - waitMs);
+        if (oldest === undefined) break;
+        oldest.waiting = false;
+        oldest.refused(
+          waitedTooLong(this.limits.waitMs, this.endpoint !== undefined, this.lastError),
+          undefined,
+        );
+      }
     }
     for (const server of [...this.idle]) {
       if (
@@ -415,33 +484,6 @@ export class Pool implements ServerOwner {
     if (this.waitingCount > 0) this.openMore();
   }
 
-  #waitedTooLong(): WireError {
-    const seconds = Math.round(this.limits.waitMs / 1000);
-    if (this.endpoint === undefined) {
-      return wireError(
-        "ERROR",
-        "57P03",
-        `no node leads the cluster: the request was held for ${seconds} s and not executed`,
-        {
-          hint: "Nothing has been executed; it is safe to try again.",
-        },
-      );
-    }
-    const why =
-      this.lastError === undefined
-        ? {}
-        : { detail: `The last attempt to connect: ${this.lastError.message}` };
-    return wireError(
-      "ERROR",
-      "57P03",
-      `no server connection was free for ${seconds} s; the request was not executed`,
-      {
-        ...why,
-        hint: "Nothing has been executed. Long transactions or pinned sessions hold the connections: see SHOW CLIENTS on the console.",
-      },
-    );
-  }
-
   /** How many connections there is use for now. */
   get wants(): number {
     const busy = this.servers.size - this.idle.length - this.#connecting;
@@ -449,7 +491,7 @@ export class Pool implements ServerOwner {
   }
 
   longestWaitMs(nowMs: number): number {
-    return this.#waiters.longestWaitMs(nowMs);
+    return Math.max(this.#waiters.longestWaitMs(nowMs), this.#waitersForNew.longestWaitMs(nowMs));
   }
 
   /** Ends one idle connection to make room for another pool's. */

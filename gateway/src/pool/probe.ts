@@ -11,8 +11,9 @@ const settingsFromCatalogue =
 const settingsFromExtension =
   "SELECT 's'::pg_catalog.text, name, value FROM quorate.session_settings() WHERE true";
 
-export const hasSessionSettingsSql =
-  "SELECT pg_catalog.to_regprocedure('quorate.session_settings()') IS NOT NULL";
+/** Whether the extension's function is there, and whether login event triggers are (from PostgreSQL 17 on). */
+export const aboutDatabaseSql =
+  "SELECT pg_catalog.to_regprocedure('quorate.session_settings()') IS NOT NULL, pg_catalog.to_jsonb(d) OPERATOR(pg_catalog.->>) 'dathasloginevt' FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
 
 const probeBase = ` AND name OPERATOR(pg_catalog.<>) ALL ('{transaction_isolation,transaction_read_only,transaction_deferrable}'::pg_catalog.text[])
 UNION ALL SELECT 'r', pg_catalog.current_setting('role'), SESSION_USER::pg_catalog.text

@@ -25,6 +25,7 @@ for (const type of [
   be.authentication,
   be.backendKeyData,
   be.negotiateVersion,
+  be.notification,
 ]) {
   whole[type] = 1;
 }

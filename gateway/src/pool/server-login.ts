@@ -12,6 +12,7 @@ export type LoginStep =
   | { readonly kind: "ready" }
   | { readonly kind: "failed"; readonly error: WireError; readonly raw?: Buffer };
 
+const mostNotices = 100;
 const wait: LoginStep = { kind: "wait" };
 
 export class ServerLogin {
@@ -19,6 +20,8 @@ export class ServerLogin {
   /** BackendKeyData's body: process id and secret. */
   cancelKey: Buffer | undefined;
   reportsSettings = false;
+  /** What the server said meanwhile, as messages. */
+  readonly notices: Buffer[] = [];
   readonly #keys: Secret | undefined;
   readonly #reader: boolean;
   #scram: ScramClient | undefined;
@@ -63,6 +66,8 @@ export class ServerLogin {
           raw: Buffer.from(bytes.subarray(start, end)),
         };
       case be.notice:
+        if (this.notices.length < mostNotices) this.notices.push(Buffer.from(bytes.subarray(start, end)));
+        return wait;
       case be.negotiateVersion:
         return wait;
       default:

@@ -10,7 +10,7 @@ import { noSettings, nothingReported } from "../session/settings.ts";
 import type { Plan } from "../text/plan.ts";
 import type { LinkOwner } from "../transport/transport.ts";
 import { closeCompleteBytes, message, parameterStatus, parseCompleteBytes, query } from "../wire/build.ts";
-import { be, txIdle } from "../wire/codec.ts";
+import { be, int32, txIdle } from "../wire/codec.ts";
 import { errorBytes, readError, readErrorFields, type WireError } from "../wire/errors.ts";
 import type { Endpoint } from "./endpoint.ts";
 import type { Holder, InternalResult, ServerOwner } from "./holder.ts";
@@ -68,6 +68,12 @@ export class Server extends ServerFrames implements LinkOwner {
   lastHolder: Holder | undefined;
   /** It has had temporary objects: temp_buffers can't be changed any more. */
   usedTemp = false;
+  /** Of the process that it is a connection to. */
+  processId = 0;
+  /** What was said while it logged in (by login triggers). */
+  loginNotices: readonly Buffer[] = [];
+  /** How many have had it, one after the other. */
+  turns = 0;
   /** How often in a row the last holder had it: from the second time on, `lastval` is its own. */
   holds = 0;
   #errored = false;
@@ -114,6 +120,17 @@ export class Server extends ServerFrames implements LinkOwner {
     this.#stale.add(statement);
   }
   #stale: Set<Statement> | undefined;
+
+  /** It was prepared here before definitions changed: who parses it anew must not get the old plan. */
+  outdated(statement: Statement, epoch: number): boolean {
+    if (this.#epoch !== epoch) {
+      this.#epoch = epoch;
+      this.#suspects = new Set(this.statements);
+    }
+    return this.#suspects?.delete(statement) ?? false;
+  }
+  #epoch = 0;
+  #suspects: Set<Statement> | undefined;
 
   /** The oldest shared statement, when there are too many; no longer one of this connection's. */
   evict(): Statement | undefined {
@@ -163,6 +180,8 @@ export class Server extends ServerFrames implements LinkOwner {
         this.reported = login.reported;
         this.reportsSettings = login.reportsSettings;
         this.cancelKey = login.cancelKey;
+        this.loginNotices = login.notices;
+        if (login.cancelKey !== undefined) this.processId = int32(login.cancelKey, 0);
         this.login = undefined;
         this.phase = "ready";
         this.owner.serverReady(this);
@@ -221,6 +240,8 @@ export class Server extends ServerFrames implements LinkOwner {
         return true;
       case be.error:
         return this.#error(bytes, start, end);
+      case be.notification:
+        return this.#notification(bytes, start, end);
       case be.notice:
         // A warning of a server that is being stopped: what it means for the client is told when it's gone.
         return bytes[start + 6] !== 0x57 || !stopping.test(readError(bytes, start, end).code);
@@ -242,6 +263,16 @@ export class Server extends ServerFrames implements LinkOwner {
       default:
         return true;
     }
+  }
+
+  /** Says who has notified by the process id that this client was told of itself, not by the server's. */
+  #notification(bytes: Buffer, start: number, end: number): boolean {
+    const told = this.owner.clientOf(int32(bytes, start + 5));
+    if (told === 0) return true;
+    const renamed = Buffer.from(bytes.subarray(start, end));
+    renamed.writeInt32BE(told, 5);
+    this.instead = renamed;
+    return false;
   }
 
   /** Answers that are the same wherever a request is made; those that the client has had already are hidden. */
@@ -365,7 +396,7 @@ export class Server extends ServerFrames implements LinkOwner {
       const statement = ring.statement(index);
       if (kind === owed.parse || kind === owed.parseHidden) {
         if (statement !== undefined) {
-          this.statements.delete(statement);
+          this.dropStatement(statement); // an older one may be there yet: its Close was ignored as well
           if (this.unnamed === statement) this.unnamed = undefined;
         }
       }
@@ -448,7 +479,7 @@ export class Server extends ServerFrames implements LinkOwner {
     if (type === be.dataRow) internal.rows.push(readRow(bytes, start));
     else if (type === be.error) internal.error = readError(bytes, start, end);
     else if (type === be.parameterStatus) this.message(type, bytes, start, end);
-    else if (type === be.notification) return true;
+    else if (type === be.notification) return this.#notification(bytes, start, end);
     return false;
   }
 

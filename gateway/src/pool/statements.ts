@@ -28,6 +28,8 @@ export class Statements {
   #known = new Map<string, Statement>();
   #older = new Map<string, Statement>();
   #nextId = 1;
+  /** Grows when definitions change: what was prepared before may have another result now. */
+  epoch = 0;
 
   /** `[start, end)`: what follows the name in a Parse message. */
   intern(

@@ -7,6 +7,8 @@ import type { Server } from "./server.ts";
 /** A client that waits for a connection. */
 export interface Waiter extends Holder {
   readonly settings: Settings;
+  /** It takes only a connection that nobody has had before. */
+  readonly own?: boolean;
   waitingSinceMs: number;
   /** False once it has gone, so that it needn't be searched in the queue. */
   waiting: boolean;

@@ -2,13 +2,14 @@
 import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
 import type { Statement } from "../pool/statements.ts";
-import { type Plan, pins, plainWrite } from "../text/plan.ts";
+import { type Effect, type Plan, pins, plainWrite } from "../text/plan.ts";
 import { message } from "../wire/build.ts";
 import { fe, txFailed, txIdle } from "../wire/codec.ts";
 import type { Client } from "./client.ts";
 
 /** Notes what the plan says before the statement is on its way. False: something must happen on the server first. */
 export function admit(client: Client, server: Server, plan: Plan): boolean {
+  if (client.settings.tempPath) client.needProbe = true;
   if (plan === plainWrite || (!plan.probe && plan.pins === 0 && !plan.sqlPrepare && !plan.changesParsing))
     return true;
   if (plan.sqlPrepare && !client.verbatim && server.ring.length > 0 && !client.unsynced) {
@@ -40,7 +41,10 @@ export function note(client: Client, plan: Plan): void {
   if (plan.changesParsing) client.parsingChanged = true;
   client.pins |= plan.pins;
   if (plan.customNames !== undefined) client.pool.noteCustomNames(plan.customNames);
-  if (plan.ddl) client.pool.definitionsChanged();
+  if (plan.ddl) {
+    client.changesDefinitions = true;
+    client.pool.definitionsChanged();
+  }
   if (plan.changesDefaults) client.changesDefaults = true;
 }
 
@@ -73,7 +77,10 @@ export function mightFail(client: Client, server: Server): boolean {
   return true;
 }
 
-/** `temp_buffers` can't be changed once a connection has had temporary objects: such a statement gets another one. */
+/**
+ * What behaves otherwise once a connection has had temporary objects gets one that hasn't: `temp_buffers` can't be
+ * changed any more, and where search_path names pg_temp, the first look at it counts as work on temporary objects.
+ */
 export function wantsFreshTemp(client: Client, server: Server, plan: Plan): boolean {
   return (
     server.usedTemp &&
@@ -81,9 +88,11 @@ export function wantsFreshTemp(client: Client, server: Server, plan: Plan): bool
     !client.verbatim &&
     server.status === txIdle &&
     server.ring.length === 0 &&
-    (plan.effects?.some((effect) => effect.kind === "set" && effect.name === "temp_buffers") ?? false)
+    (client.settings.tempPath || (plan.effects?.some(setsTempBuffers) ?? false))
   );
 }
+
+const setsTempBuffers = (effect: Effect): boolean => effect.kind === "set" && effect.name === "temp_buffers";
 
 /** From now on the client's own names stand on the server; those it has already are made there. */
 export function enterVerbatim(client: Client, server: Server): void {

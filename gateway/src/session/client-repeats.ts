@@ -43,6 +43,7 @@ export abstract class ClientRepeats extends ClientSettings {
     const server = this.server as Server;
     if (statement === undefined) return false;
     server.dropStatement(statement);
+    this.pool.host.statements.epoch++; // who changed them doesn't use this gateway
     const { ring } = server;
     const again =
       server.status === txIdle &&

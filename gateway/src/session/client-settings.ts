@@ -49,7 +49,7 @@ export abstract class ClientSettings extends ClientState {
       case "discard-all":
         this.apply(["reset-all"]);
         this.forgetStatements(server);
-        this.pins &= pins.seed | pins.load | pins.opaque;
+        this.pins &= pins.seed | pins.load | pins.opaque | pins.session;
         return;
       case "deallocate-all":
         this.forgetStatements(server);

@@ -28,6 +28,8 @@ export abstract class ClientState {
   lastReader: string | undefined;
   /** Something else than known effects has run since the last ReadyForQuery outside of a transaction. */
   otherWork = false;
+  /** The transaction has changed definitions of any kind. */
+  changesDefinitions = false;
   /** The transaction has changed what sessions begin with. */
   changesDefaults = false;
   reported: Reported = nothingReported;
@@ -37,6 +39,10 @@ export abstract class ClientState {
   portals: Map<string, Statement> | undefined;
   unnamedPortal: Statement | undefined;
   pins = 0;
+  /** It wants a server connection that nobody has had before it, from its login to its end. */
+  own = false;
+  /** What it was told in BackendKeyData. */
+  processId = 0;
   needProbe = false;
   /** Names of prepared statements are passed on as they are: SQL PREPARE and EXECUTE can see them. */
   verbatim = false;

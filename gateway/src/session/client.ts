@@ -29,13 +29,13 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
   /** Finds out what a server reports with the client's settings, from an earlier login or from a server. */
   greet(done: (error: WireError | undefined, raw: Buffer | undefined) => void): void {
     const known = this.pool.greetings.get(this.settings.key);
-    if (known !== undefined) {
+    if (known !== undefined && !this.own) {
       this.welcomed(known);
       done(undefined, undefined);
       return;
     }
     this.#onGreeted = done;
-    this.acquire(this.pool);
+    this.acquire((this.own && this.readOnly ? this.host.reader(this) : undefined) ?? this.pool);
   }
 
   /** From this pool at once, or `granted` comes later. */
@@ -165,11 +165,13 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
     }
     const greeted = this.#onGreeted;
     if (greeted !== undefined) {
+      if (!this.own && this.pool.loginTriggers && !this.#keepAsOwn(server)) return;
       this.#onGreeted = undefined;
       this.welcomed(server.reported);
-      this.pool.greetings.set(this.settings.key, server.reported);
+      if (this.own) this.pins |= pins.session;
+      else this.pool.greetings.set(this.settings.key, server.reported);
       greeted(undefined, undefined);
-      this.#letGo();
+      if (!this.own) this.#letGo();
       this.blocked = false;
       return;
     }
@@ -180,6 +182,16 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       this.sendAgain(server, again, this.againPrelude, this.againRows);
     }
     this.unblock();
+  }
+
+  /** Login triggers run for each session, so each gets a connection that is new; false: it is waited for. */
+  #keepAsOwn(server: Server): boolean {
+    this.own = true;
+    if (server.turns === 1) return true;
+    this.server = undefined;
+    server.owner.release(server);
+    this.acquire(this.pool);
+    return false;
   }
 
   /** What was kept while waiting goes on. */
@@ -254,6 +266,8 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       this.otherWork = false;
       if (this.changesDefaults) this.pool.host.defaultsChanged();
       this.changesDefaults = false;
+      if (this.changesDefinitions) this.pool.definitionsChanged();
+      this.changesDefinitions = false;
     }
     if (status !== txIdle) return status === txOpen && this.resetInTransaction(server);
     this.resets = undefined;
@@ -379,6 +393,17 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
     server.owner.release(server);
   }
 
+  yieldServer(): boolean {
+    const server = this.server;
+    if (server === undefined || this.pins !== pins.process || this.needProbe || this.blocked || this.gone)
+      return false;
+    if (!server.idle || this.unsynced || this.verbatim || server.cancels > 0 || this.streaming > 0)
+      return false;
+    this.pins = 0;
+    this.#letGo();
+    return true;
+  }
+
   #freeOf(server: Server): boolean {
     return server.status === txIdle && !this.unsynced && this.pins === 0 && !this.verbatim;
   }
@@ -464,10 +489,10 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       });
       return;
     }
-    if (this.pins & (pins.load | pins.opaque | pins.seed | pins.replication)) {
+    if (this.pins & (pins.load | pins.opaque | pins.seed | pins.replication | pins.session)) {
       this.server = undefined;
       server.holder = undefined;
-      server.close("its session can't be cleaned");
+      server.owner.dismiss(server, "its session can't be cleaned");
       this.host.clientGone(this);
       return;
     }

@@ -39,6 +39,8 @@ export type StartupRequest = {
   readonly secure: boolean;
   /** It came by the port for reads. */
   readonly readOnly: boolean;
+  /** quorate.pool=session: a server connection of its own, from its login to its end. */
+  readonly own: boolean;
 };
 
 export type Tls = {
@@ -206,6 +208,16 @@ export class Login implements LinkOwner {
     for (const [name, value] of split.settings) {
       if (!settings.has(name.toLowerCase())) settings.set(name.toLowerCase(), value);
     }
+    const mode = settings.get("quorate.pool") ?? "transaction";
+    settings.delete("quorate.pool");
+    if (mode !== "session" && mode !== "transaction") {
+      this.#fail(
+        wireError("FATAL", "22023", `invalid value for parameter "quorate.pool": "${mode}"`, {
+          hint: "Available values: transaction, session.",
+        }),
+      );
+      return;
+    }
     const flag = parameters.get("replication");
     const replication = flag === undefined || /^(false|off|no|0)$/i.test(flag) ? undefined : flag;
     this.#request = {
@@ -217,6 +229,7 @@ export class Login implements LinkOwner {
       minorVersion: Math.min(minor, 2),
       secure: this.#secure,
       readOnly: this.#readOnly,
+      own: mode === "session",
     };
     const refusal = this.#host.admit({ user, database });
     if (refusal !== undefined) {

@@ -45,7 +45,9 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
   if (name !== "") client.segmentNames = true;
   const previous = name === "" ? client.unnamed : client.statements?.get(name);
   // A failed transaction accepts no Parse: only the server can say so.
-  if (server.status === txFailed && server.statements.has(statement)) server.dropStatement(statement);
+  const there = !client.verbatim && server.statements.has(statement);
+  if (there && (server.status === txFailed || server.outdated(statement, pool.host.statements.epoch)))
+    server.dropStatement(statement);
   if (name !== "" && previous !== undefined && !client.verbatim && !client.again) {
     if (!server.statements.has(statement)) {
       // Postgres looks at the name last: other errors come first.

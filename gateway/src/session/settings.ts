@@ -11,11 +11,14 @@ export class Settings {
   readonly key: string;
   /** The part that can change what a statement's text means: part of the key of a shared prepared statement. */
   readonly parseKey: string;
+  /** Names the session's temporary schema, which a mere look at it makes. */
+  readonly tempPath: boolean;
 
   constructor(values: ReadonlyMap<string, string>, key: string) {
     this.values = values;
     this.key = key;
     this.parseKey = keyOf(values, mattersForParsing);
+    this.tempPath = /\bpg_temp\b/.test(values.get("search_path") ?? "");
   }
 
   same(other: Settings): boolean {

@@ -83,6 +83,14 @@ const harmless = new Set([
   "ConstraintsSetStmt",
 ]);
 
+/** What sessions begin with: settings, login event triggers. */
+const definesBeginnings = new Set([
+  "AlterRoleSetStmt",
+  "AlterDatabaseSetStmt",
+  "CreateEventTrigStmt",
+  "AlterEventTrigStmt",
+]);
+
 const rowStatements = new Set(["SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"]);
 
 function analyseStatement(stmt: Tree, found: Findings, isSafe: IsSafeFunction): Effect {
@@ -134,7 +142,7 @@ function analyseStatement(stmt: Tree, found: Findings, isSafe: IsSafeFunction): 
   if (!rowStatements.has(kind) && !harmless.has(kind)) {
     found.probe = true;
     found.ddl = true;
-    if (kind === "AlterRoleSetStmt" || kind === "AlterDatabaseSetStmt") found.changesDefaults = true;
+    if (definesBeginnings.has(kind)) found.changesDefaults = true;
   }
   if (kind === "DeclareCursorStmt" && (Number(node["options"] ?? 0) & 0x20) !== 0) found.probe = true;
   found.writes = true;
@@ -299,6 +307,7 @@ function walk(node: unknown, found: Findings, isSafe: IsSafeFunction): void {
 function lookAtCall(call: Tree, found: Findings, isSafe: IsSafeFunction): void {
   const name = functionName(call);
   if (name === "currval" || name === "lastval") found.pins |= pins.sequence;
+  if (name === "pg_backend_pid") found.pins |= pins.process;
   if (name === "setseed") found.pins |= pins.seed;
   if (name?.startsWith("pg_replication_origin_")) found.pins |= pins.replication;
   if (name === "pg_prepared_statement") found.sqlPrepare = true;

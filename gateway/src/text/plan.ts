@@ -14,6 +14,8 @@ export const pins = {
   opaque: 512,
   replication: 1024,
   unknown: 2048,
+  session: 4096,
+  process: 8192,
 } as const;
 
 const pinNames: readonly (readonly [number, string])[] = [
@@ -29,6 +31,8 @@ const pinNames: readonly (readonly [number, string])[] = [
   [pins.opaque, "statement that can't be analysed"],
   [pins.replication, "replication"],
   [pins.unknown, "session state unknown"],
+  [pins.session, "session of its own"],
+  [pins.process, "pg_backend_pid"],
 ];
 
 export function pinReasons(bits: number): string[] {

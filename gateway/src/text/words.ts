@@ -53,6 +53,7 @@ export const tellingWords = new WordSet([
   "set_config",
   "setseed",
   "currval",
+  "pg_backend_pid",
   "lastval",
   "pg_advisory_lock",
   "pg_advisory_lock_shared",

@@ -9,7 +9,6 @@ import type { Table } from "../admin/console.ts";
 import { NodeLimits } from "../budget/node-limits.ts";
 import type { Config } from "../config.ts";
 import type { LeaderSource } from "../route/leader-source.ts";
-import { workerOfKey } from "../worker.ts";
 import { Counters } from "./counters.ts";
 import { mergeMetrics, mergeTables, type Part } from "./merge.ts";
 import type { Answer, FromThread, ThreadData, ToThread } from "./messages.ts";
@@ -120,11 +119,9 @@ export class Crew {
   #hear(from: Thread, message: FromThread): void {
     const { log, reload, shutdown } = this.#options;
     switch (message.kind) {
-      case "cancel": {
-        const owner = this.#threads[workerOfKey(message.key)];
-        if (owner !== from) tell(owner, { kind: "cancel", key: message.key });
+      case "cancel":
+        for (const each of this.#threads) if (each !== from) tell(each, { kind: "cancel", key: message.key });
         return;
-      }
       case "make-room":
         for (const each of this.#threads) if (each !== from) tell(each, { kind: "make-room" });
         return;

@@ -75,7 +75,7 @@ port.on("message", (message: ToThread) => {
       reconfigure(message.config);
       return;
     case "cancel":
-      worker.options.transport.turn(() => worker.cancel(message.key));
+      worker.options.transport.turn(() => worker.cancel(message.key, true));
       return;
     case "make-room":
       worker.options.transport.turn(() => worker.room.make());

@@ -96,6 +96,18 @@ export class RawClient {
     }
   }
 
+  /** The next message, whatever it is. */
+  async next(timeoutMs = 20_000): Promise<Received> {
+    const deadline = Date.now() + timeoutMs;
+    for (;;) {
+      const first = this.#received.shift();
+      if (first !== undefined) return first;
+      const leftMs = deadline - Date.now();
+      if (this.closed || leftMs <= 0) throw new Error("no message has come");
+      await this.#more(leftMs);
+    }
+  }
+
   async query(sql: string): Promise<Received[]> {
     this.send(message(fe.query, `${sql}\0`));
     return this.until(1);
