@@ -313,41 +313,34 @@ const disks: readonly Fault[] = [
   },
 ];
 
+/** Of a Postgres that was killed: nothing heals it but the cluster itself. */
+async function spoil(lab: LabCluster, id: string, how: (id: string) => void): Promise<Heal> {
+  lab.signal(lab.postgresPids(id), "SIGKILL");
+  how(id);
+  return nothing;
+}
+
 const losses: readonly Fault[] = [
   {
     name: "a follower loses its data",
     aimMs: 300,
     survivable: true,
     weight: 1,
-    strike: async ({ lab, followers }) => {
-      const id = first(followers);
-      lab.signal(lab.postgresPids(id), "SIGKILL");
-      lab.loseData(id);
-      return nothing;
-    },
+    strike: ({ lab, followers }) => spoil(lab, first(followers), (id) => lab.loseData(id)),
   },
   {
     name: "a follower's data is damaged",
     aimMs: 300,
     survivable: true,
     weight: 1,
-    strike: async ({ lab, followers }) => {
-      const id = first(followers);
-      lab.signal(lab.postgresPids(id), "SIGKILL");
-      lab.damageData(id);
-      return nothing;
-    },
+    strike: ({ lab, followers }) => spoil(lab, first(followers), (id) => lab.damageData(id)),
   },
   {
     name: "the leader loses its data",
     aimMs: 1_000,
     survivable: true,
     weight: 1,
-    strike: async ({ lab, leader }) => {
-      lab.signal(lab.postgresPids(leader), "SIGKILL");
-      lab.loseData(leader);
-      return nothing;
-    },
+    strike: ({ lab, leader }) => spoil(lab, leader, (id) => lab.loseData(id)),
   },
 ];
 
