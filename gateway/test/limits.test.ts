@@ -123,7 +123,7 @@ t.test("on a server", async (test) => {
 
     const busy = await gateway.client({ user: "trusted", database: "work" });
     let told = "";
-    busy.on("error", (error: pg.DatabaseError) => {
+    busy.on("error", (error: Error & { code?: string }) => {
       told ||= error.code ?? "";
     });
     await busy.query("begin");
