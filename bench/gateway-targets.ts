@@ -84,8 +84,10 @@ async function keepsPrepared(file: string, env: Record<string, string>): Promise
 
 async function gateway(name: string, port: number, options: TargetOptions): Promise<ChildProcess> {
   const { postgres, directory, certFile, keyFile } = options;
-  const config = path.join(directory, `${name}.json`);
-  const [, transport = "native", workers = "1"] = name.split("-");
+  // Another tree's gateway, for comparing with an older one: gateway-native@/srv/before
+  const [what = "", root = repoRoot] = name.split("@");
+  const config = path.join(directory, `${name.replaceAll(/[@/]/g, "_")}.json`);
+  const [, transport = "native", workers = "1"] = what.split("-");
   const content = {
     listen: { port },
     server: { host: postgres.socket, port: postgres.port },
@@ -98,7 +100,7 @@ async function gateway(name: string, port: number, options: TargetOptions): Prom
     log: { level: "warn" },
   };
   await writeFile(config, JSON.stringify(content));
-  return spawnWithFiles([process.execPath, "gateway/src/main.ts", "--config", config], { cwd: repoRoot });
+  return spawnWithFiles([process.execPath, "gateway/src/main.ts", "--config", config], { cwd: root });
 }
 
 async function listening(port: number): Promise<void> {

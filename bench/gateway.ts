@@ -24,7 +24,7 @@ const given = new Command("bench:gateway")
   .option("--tls <list>", "off, on", "off,on")
   .option(
     "--targets <list>",
-    "direct, pgbouncer, gateway-net, gateway-native; gateway-native-2 has two workers",
+    "direct, pgbouncer, gateway-net, gateway-native; gateway-native-2 has two workers, gateway-native@DIR is that of another tree",
     "direct,pgbouncer,gateway-net,gateway-native",
   )
   .option("--pool <count>", "server connections", "16")
