@@ -37,6 +37,20 @@ t.test("certs init, refusal of everybody else, certs renew", async (test) => {
   const { rows } = await through.query("select ssl from pg_stat_ssl where pid = pg_backend_pid()");
   test.same(rows, [{ ssl: true }], "the gateway follows the leader, and speaks TLS to it");
   await through.end();
+  for (const { host, ports } of cluster.open.file.nodes) {
+    const pooled = new pg.Client({
+      host,
+      ...(ports.pooler === undefined ? {} : { port: ports.pooler }),
+      user: "app",
+      database: "app",
+      password: cluster.secret("app.password"),
+      ssl: { ca: cluster.authority },
+    });
+    await pooled.connect();
+    const found = await pooled.query("select ssl from pg_stat_ssl where pid = pg_backend_pid()");
+    test.same(found.rows, [{ ssl: true }], "a node's own gateway, too, and to its clients");
+    await pooled.end();
+  }
 
   const node = cluster.node("n1");
   const address = `${node.host}:${node.ports.grpc}`;
@@ -87,6 +101,8 @@ t.test("certs init, refusal of everybody else, certs renew", async (test) => {
       fingerprint(connect({ host, port: ports.grpc, ca, cert, key: keyPem, ALPNProtocols: ["h2"] })),
     HTTP: () => fingerprint(connect({ host, port: ports.http, ca })),
     Postgres: () => fingerprint(connect({ host, port: ports.postgres, ca, ALPNProtocols: ["postgresql"] })),
+    "the node's gateway": () =>
+      fingerprint(connect({ host, port: ports.pooler ?? 0, ca, ALPNProtocols: ["postgresql"] })),
   };
   const before = await Promise.all(Object.values(shown).map((show) => show()));
   test.equal(new Set(before).size, 1, "all of a node show its one certificate");
@@ -159,10 +175,12 @@ async function postgresIsGuarded(test: Test, cluster: TestCluster, leader: strin
 async function httpIsGuarded(test: Test, cluster: TestCluster): Promise<void> {
   const { host, ports } = cluster.node("n1");
   const [orchestrator] = cluster.open.file.orchestrators;
+  const [gateway] = cluster.open.file.gateways;
   const { tls } = accessOf(cluster.open);
   const token = cluster.secret("api.token");
-  for (const port of [ports.http, orchestrator?.httpPort ?? 0])
-    for (const page of ["/metrics", "/status"]) {
+  const gatewayPort = gateway?.ports.http ?? 0;
+  for (const port of [ports.http, orchestrator?.httpPort ?? 0, gatewayPort])
+    for (const page of port === gatewayPort ? ["/metrics"] : ["/metrics", "/status"]) {
       const ask = { host, port, path: page, timeoutMs: 5_000 };
       test.equal((await guardedGet({ ...ask, tls })).code, 200, `${page} with a certificate`);
       const get = (headers: Record<string, string>): Promise<number> =>

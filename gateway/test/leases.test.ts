@@ -104,7 +104,7 @@ async function startSidecar(port = 0): Promise<Sidecar> {
       subscription.signal.addEventListener("abort", () => clearInterval(timer));
     },
     leaseConnections: async ({ ends, ...renewal }) => {
-      if (!ends) return { ok: true, ...connections.lease(renewal) };
+      if (!ends) return { ok: true, ...(await connections.lease(renewal)) };
       connections.end(renewal.holder);
       return { ok: true, share: 0, expiresMs: 0, budget };
     },

@@ -13,6 +13,8 @@ export type NodePaths = {
   readonly incarnation: string;
   readonly memory: string;
   readonly events: string;
+  /** What gateways hold of Postgres's connections. */
+  readonly leases: string;
   /** Written now and then, to see whether the disk works. */
   readonly diskCheck: string;
   readonly passFile: string;
@@ -38,6 +40,7 @@ export function nodePaths(root: string): NodePaths {
     incarnation: join(state, "incarnation.json"),
     memory: join(state, "node.json"),
     events: join(state, "events.jsonl"),
+    leases: join(state, "leases.json"),
     diskCheck: join(state, "disk-check"),
     passFile: join(run, "replication.pgpass"),
     tls: {

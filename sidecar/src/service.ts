@@ -12,7 +12,8 @@ import {
 import type { Accepted, CallContext, Refused, Reply, SidecarHandlers } from "@quorate/proto";
 import type { ConnectionBudget } from "./budget/connection-budget.ts";
 import { bootstrap, control } from "./operator.ts";
-import type { SidecarNode, SubmitOptions } from "./sidecar-node.ts";
+import type { SidecarNode } from "./sidecar-node.ts";
+import type { SubmitOptions } from "./sidecar-node-types.ts";
 
 const recruitTimeoutMs = 10_000;
 const electTimeoutMs = 30_000;
@@ -138,7 +139,7 @@ export function sidecarHandlers(
     events: async ({ limit }) => ({ ok: true, events: await node.events.read(limit) }),
 
     async leaseConnections({ ends, ...renewal }) {
-      if (!ends) return { ok: true, ...connections.lease(renewal) };
+      if (!ends) return { ok: true, ...(await connections.lease(renewal)) };
       connections.end(renewal.holder);
       return { ok: true, share: 0, expiresMs: 0, budget: connections.budget };
     },

@@ -1,6 +1,11 @@
 /** Shares of a Postgres's connections: the budget is never exceeded, whatever gateways do and messages get lost. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import fc from "fast-check";
 import t from "tap";
+import { ConnectionBudget } from "../src/budget/connection-budget.ts";
+import { LeaseFile } from "../src/budget/lease-file.ts";
 import {
   keptForNewcomers,
   type LeaseTable,
@@ -235,6 +240,38 @@ t.test("shares follow demand, and a dead gateway's share comes back when its lea
   nowMs += leaseMs + 1;
   ask("b", 200);
   test.equal(held.get("b"), 80 - spare, "and all of it when the other is gone");
+});
+
+t.test("what is held outlives the sidecar; a file that can't be read makes it careful", async (test) => {
+  const directory = mkdtempSync(join(tmpdir(), "quorate-leases-"));
+  test.teardown(() => rmSync(directory, { recursive: true }));
+  const name = join(directory, "leases.json");
+  const warnings: unknown[] = [];
+  const start = () =>
+    new ConnectionBudget({
+      reserved: 0,
+      configured: 80,
+      run: () => null,
+      ask: async () => 80,
+      file: new LeaseFile(name, (error) => warnings.push(error)),
+      onError: (error) => test.fail(String(error)),
+    });
+  const ask = async (
+    budget: ConnectionBudget,
+    holder: string,
+    obeys: number,
+    wants: number,
+  ): Promise<number> => (await budget.lease({ holder, obeys, open: obeys, wants })).share;
+  const first = start();
+  test.equal(await ask(first, "a", 0, 60), 60, "at once: nothing was ever leased");
+  const second = start();
+  test.equal(await ask(second, "b", 0, 70), 80 - 60 - keptForNewcomers(80), "a may still have his");
+  test.equal(await ask(second, "a", 60, 60), 40, "and has to share it then");
+  writeFileSync(name, "no JSON");
+  const third = start();
+  test.equal(await ask(third, "c", 0, 10), 0);
+  test.equal(await ask(third, "a", 60, 60), 60, "who had something keeps it");
+  test.equal(warnings.length, 1);
 });
 
 t.test("idle connections stay open while nobody wants them", async (test) => {

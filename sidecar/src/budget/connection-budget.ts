@@ -1,5 +1,14 @@
 /** The budget of this node's Postgres, from its own settings, and the leases on it. */
-import { type LeaseTable, newLeaseTable, type Renewal, release, renew } from "./lease-table.ts";
+import type { LeaseFile } from "./lease-file.ts";
+import {
+  continuedTable,
+  type Kept,
+  type LeaseTable,
+  newLeaseTable,
+  type Renewal,
+  release,
+  renew,
+} from "./lease-table.ts";
 
 export type ConnectionBudgetOptions = {
   /** Left to operators, monitoring, and whoever else connects past the gateways. */
@@ -12,6 +21,8 @@ export type ConnectionBudgetOptions = {
   readonly ask: () => Promise<number>;
   readonly nowMs?: () => number;
   readonly leaseMs?: number;
+  /** Without it a sidecar that starts anew knows of no lease. */
+  readonly file?: LeaseFile;
   readonly onError: (error: unknown) => void;
 };
 
@@ -26,6 +37,9 @@ export class ConnectionBudget {
   #table: LeaseTable;
   #knownOfRun: number | null = null;
   #connections: number;
+  /** By the file. */
+  #saved: ReadonlyMap<string, number> = new Map();
+  readonly #loaded: Promise<void>;
   #askAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: ConnectionBudgetOptions) {
@@ -33,6 +47,14 @@ export class ConnectionBudget {
     this.#nowMs = options.nowMs ?? (() => performance.now());
     this.#connections = options.configured;
     this.#table = newLeaseTable(this.#nowMs(), options.leaseMs);
+    this.#loaded = this.#load();
+  }
+
+  async #load(): Promise<void> {
+    const { file, leaseMs } = this.#options;
+    const kept = await file?.load();
+    if (kept === undefined || kept === null) return;
+    this.#table = continuedTable(kept, this.#nowMs(), leaseMs);
   }
 
   get budget(): number {
@@ -48,16 +70,25 @@ export class ConnectionBudget {
     );
   }
 
-  lease(renewal: Renewal): Leased {
+  async lease(renewal: Renewal): Promise<Leased> {
+    await this.#loaded;
     this.#askSometimes();
     const nowMs = this.#nowMs();
     this.#table = renew(this.#table, renewal, this.budget, nowMs);
     const holder = this.#table.holders.get(renewal.holder);
-    return {
-      share: holder?.share ?? 0,
-      expiresMs: holder === undefined ? 0 : Math.max(0, holder.expiresAtMs - nowMs),
-      budget: this.budget,
-    };
+    const expiresAtMs = holder?.expiresAtMs ?? nowMs;
+    const answer = { share: holder?.share ?? 0, budget: this.budget };
+    // Before he hears of it: the next run of the sidecar must know at least as much.
+    if ((holder?.held ?? 0) > (this.#saved.get(renewal.holder) ?? 0)) await this.#save();
+    return { ...answer, expiresMs: Math.max(0, Math.floor(expiresAtMs - this.#nowMs())) };
+  }
+
+  async #save(): Promise<void> {
+    await this.#options.file?.save(() => {
+      const kept: Kept[] = [...this.#table.holders].map(([holder, { held }]) => ({ holder, held }));
+      this.#saved = new Map(kept.map(({ holder, held }) => [holder, held]));
+      return kept;
+    });
   }
 
   end(holder: string): void {

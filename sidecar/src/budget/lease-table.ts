@@ -9,8 +9,8 @@
  * A few connections are never lent to those who have some: a gateway that comes, or whose clients come, begins with
  * them and needn't wait until others have given up theirs.
  *
- * Nothing of this is kept on disk. After a restart of the sidecar a gateway gets no more than it says that it obeys,
- * and a new one nothing, until all leases of the time before have expired.
+ * The table outlives the sidecar in a file (lease-file.ts). If that can't be read, a gateway gets no more than it says
+ * that it obeys, and a new one nothing, until all leases of the time before have expired.
  */
 import { fairShares } from "./shares.ts";
 
@@ -32,6 +32,9 @@ export type Renewal = {
   readonly wants: number;
 };
 
+/** What is worth keeping of a holder. */
+export type Kept = { readonly holder: string; readonly held: number };
+
 type Wish = Pick<Renewal, "wants" | "open">;
 
 export type Holder = {
@@ -52,6 +55,15 @@ export type LeaseTable = {
 
 export function newLeaseTable(nowMs: number, ofMs = leaseMs): LeaseTable {
   return { leaseMs: ofMs, learningUntilMs: nowMs + ofMs, holders: new Map() };
+}
+
+/** Of an earlier run of the sidecar: whoever was in it may still obey his share, as long as a lease holds. */
+export function continuedTable(kept: readonly Kept[], nowMs: number, ofMs = leaseMs): LeaseTable {
+  const expiresAtMs = nowMs + ofMs;
+  const holders = new Map(
+    kept.map(({ holder, held }) => [holder, { wants: 0, open: 0, share: held, held, expiresAtMs }]),
+  );
+  return { leaseMs: ofMs, learningUntilMs: nowMs, holders };
 }
 
 /** The table afterwards; the share stands in it. Without a place for it there is none. */

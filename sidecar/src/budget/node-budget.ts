@@ -6,6 +6,7 @@ import type { NodePaths } from "../paths.ts";
 import { defaultSettings } from "../settings.ts";
 import type { SidecarNode } from "../sidecar-node.ts";
 import { ConnectionBudget } from "./connection-budget.ts";
+import { LeaseFile } from "./lease-file.ts";
 
 const connectionsSql =
   "select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int " +
@@ -29,6 +30,9 @@ export function nodeBudget(node: SidecarNode, config: SidecarConfig, paths: Node
       });
       return Number(row?.["connections"]);
     },
+    file: new LeaseFile(paths.leases, (error) =>
+      node.logger.warn({ err: error }, "what gateways hold can't be kept in a file"),
+    ),
     onError: (error) => node.logger.warn({ err: error }, "Postgres doesn't say how many connections it has"),
   });
 }
