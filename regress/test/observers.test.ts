@@ -93,6 +93,15 @@ test("WAL summaries end where what is committed ends", async (t) => {
   }
 });
 
+/** How often a summary begins later than the one before it ended. */
+async function gapsInSummaries(server: Server): Promise<number> {
+  const { rows } = await withClient(target(server), (client) =>
+    client.query<{ gaps: number }>(`select count(*)::int as gaps from (select start_lsn,
+      lag(end_lsn) over (order by end_lsn) as before from pg_available_wal_summaries()) as s where start_lsn > before`),
+  );
+  return rows[0]?.gaps ?? Number.NaN;
+}
+
 test("summaries go on where the newest ends, whatever a power cut brings back in pg_wal", async (t) => {
   const cluster = await threeNodes(t, majority, [
     "summarize_wal = on",
@@ -143,11 +152,28 @@ test("summaries go on where the newest ends, whatever a power cut brings back in
   await cluster.follow("n3", "n2", 9);
   await n2.sql("insert into t values (1)");
   await checkpointOn(n2);
-  const { rows } = await withClient(target(n3), (client) =>
-    client.query<{ gaps: number }>(`select count(*)::int as gaps from (select start_lsn,
-      lag(end_lsn) over (order by end_lsn) as before from pg_available_wal_summaries()) as s where start_lsn > before`),
+  t.equal(await gapsInSummaries(n3), 0);
+});
+
+test("a term that begins at the boundary of a segment leaves no gap in the summaries", async (t) => {
+  const cluster = await threeNodes(t, majority, ["summarize_wal = on"]);
+  const [n1, n2, n3] = ["n1", "n2", "n3"].map((id) => cluster.node(id)) as [Server, Server, Server];
+  await n1.sql("select pg_switch_wal()");
+  const { flushedLsn } = await n1.status();
+  for (const each of [n2, n3])
+    await each.untilStatus("has all", ({ flushedLsn: here }) => lsnOf(here) >= lsnOf(flushedLsn));
+  await n1.kill9();
+  await cluster.lead("n2", 9, majority, ["n3"]);
+  const begin = await n2.value("select pg_read_file('pg_wal/00000009.history')");
+  t.match(begin, /\t[0-9A-F]+\/[0-9A-F]+000000\t[^\t]*\n$/, "the term begins at a boundary");
+  await n2.sql("insert into t values (1)");
+  await n2.sql("checkpoint");
+  const redo = await n2.value("select redo_lsn from pg_control_checkpoint()");
+  await n2.untilValue(
+    `select (summarized_lsn >= '${redo}')::text from pg_get_wal_summarizer_state()`,
+    "true",
   );
-  t.same(rows, [{ gaps: 0 }]);
+  t.equal(await gapsInSummaries(n2), 0);
 });
 
 /** Replaces a stopped server's data directory, keeping its configuration. */

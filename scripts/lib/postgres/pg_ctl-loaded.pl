@@ -110,17 +110,25 @@ else
 	close $file;
 	push @more, '-o', '-c quorate.restoring=off';
 	push @more, '-o', '-c wal_level=replica' if setting($data, 'wal_level') eq 'minimal';
-
-	# A node starts as a follower, so these may not be lower than they were (initdb has its own).
-	for (qx("$bin/pg_controldata" -D "$data"))
-	{
-		next unless /^(max_\w+) setting:\s+(\d+)/;
-		my ($name, $least) = ($1, $2);
-		$name =~ s/_xact(s?)$/_transaction$1/;
-		push @more, '-o', "-c $name=$least" if setting($data, $name) < $least;
-	}
+}
+# A node starts as a follower, so these may not be lower than they were (initdb has its own); nor may its standbys' be.
+for (qx("$bin/pg_controldata" -D "$data"))
+{
+	next unless /^(max_\w+) setting:\s+(\d+)/;
+	my ($name, $least) = ($1, $2);
+	$name =~ s/_xact(s?)$/_transaction$1/;
+	push @more, '-o', "-c $name=$least" if setting($data, $name) < $least;
 }
 my $term = latest_timeline($data) + 1;
+
+# A backup is made consistent first, as `quorate restore` does: who isn't can't be elected.
+if (!$recovers && -e "$data/backup_label")
+{
+	my @log = map { $arguments[$_] =~ /^(-l|--log)$/ ? @arguments[ $_, $_ + 1 ] : () } 0 .. $#arguments;
+	my @restoring = map { $_ eq '-c quorate.restoring=off' ? '-c quorate.restoring=on' : $_ } @more;
+	system("$bin/pg_ctl", @restoring, '-D', $data, @log, '--wait', 'start') == 0 or exit 1;
+	system("$bin/pg_ctl", '-D', $data, '--wait', '-m', 'fast', 'stop') == 0 or exit 1;
+}
 my $code = system("$bin/pg_ctl", @more, @arguments);
 exit($code >> 8 || 1) if $code != 0;
 unless ($recovers)
