@@ -97,6 +97,7 @@ t.test("login event triggers run once for each session, and are heard", async (t
   await pooled.query(`create function greet() returns event_trigger language plpgsql as
     $$ begin insert into public.logins values (1); raise notice 'welcome'; end $$`);
   await pooled.query("create event trigger greet on login execute function greet()");
+  await pooled.query("alter event trigger greet enable always");
   for (let count = 1; count <= 3; count++) {
     const raw = await RawClient.open(gateway.port);
     raw.send(

@@ -6,8 +6,7 @@
 import t from "tap";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
-import { type Random, randomFrom } from "./lib/random.ts";
-import { RawClient, readable, wire } from "./lib/raw-client.ts";
+import { runProgram } from "./lib/programs.ts";
 
 const programs = Number(process.env["GATEWAY_FUZZ_PROGRAMS"] ?? 40);
 const firstSeed = Number(process.env["GATEWAY_FUZZ_SEED"] ?? 1);
@@ -134,63 +133,6 @@ const prepared = [
   "select id from items order by id limit 5",
 ] as const;
 
-/** The messages of one step, and how many ReadyForQuery it brings. */
-type Step = { readonly text: string; readonly messages: readonly Buffer[]; readonly ready: number };
-
-function simple(sql: string): Step {
-  return { text: sql, messages: [wire.query(sql)], ready: 1 };
-}
-
-function extended(random: Random): Step {
-  const messages: Buffer[] = [];
-  const text: string[] = [];
-  const add = (what: string, bytes: Buffer) => {
-    text.push(what);
-    messages.push(bytes);
-  };
-  let ready = 0;
-  const parts = 1 + random.below(4);
-  for (let part = 0; part < parts; part++) {
-    const name = random.pick(["", "", "s1", "s2"]);
-    const sql = random.pick(prepared);
-    const values = random.chance(0.9) && sql.includes("$1") ? [random.pick(["1", "2", "3", "x"])] : [];
-    switch (random.below(8)) {
-      case 0:
-        add(`parse ${name}: ${sql}`, wire.parse(name, sql));
-        break;
-      case 1:
-        add(`bind ${name}`, wire.bind("", name, values));
-        add("execute", wire.execute(""));
-        break;
-      case 2:
-        add(`close ${name}`, wire.closeStatement(name));
-        break;
-      case 3:
-        add(`describe ${name}`, wire.describe("S", name));
-        break;
-      case 4:
-        add(`parse ${name}: ${sql}`, wire.parse(name, sql));
-        add(`bind ${name} to q`, wire.bind("q", name, values));
-        add("execute q, 2 rows", wire.execute("q", 2));
-        add("execute q", wire.execute("q"));
-        add("close q", wire.closePortal("q"));
-        break;
-      default:
-        add(`parse ${name}: ${sql}`, wire.parse(name, sql));
-        add("describe", wire.describe("S", name));
-        add(`bind ${name} ${values}`, wire.bind("", name, values));
-        add("describe portal", wire.describe("P", ""));
-        add("execute", wire.execute(""));
-    }
-    if (random.chance(0.3)) {
-      add("sync", wire.sync());
-      ready++;
-    }
-  }
-  add("sync", wire.sync());
-  return { text: text.join(", "), messages, ready: ready + 1 };
-}
-
 const startups = [
   {},
   { application_name: "app" },
@@ -198,46 +140,15 @@ const startups = [
   { timezone: "Asia/Tokyo" },
 ];
 
-async function run(seed: number): Promise<string | undefined> {
-  const random = randomFrom(seed);
-  const pairs = await Promise.all(
-    Array.from({ length: clientCount }, async (_, at) => {
-      const parameters = { user: "postgres", ...startups[at % startups.length] };
-      return {
-        direct: await RawClient.login(postgres.port, { ...parameters, database: "direct" }),
-        pooled: await RawClient.login(gateway.port, { ...parameters, database: "pooled" }),
-      };
-    }),
-  );
-  const history: string[] = [];
-  try {
-    for (let step = 0; step < stepsPerProgram; step++) {
-      const who = random.below(clientCount);
-      const { direct, pooled } = pairs[who] as (typeof pairs)[number];
-      const { text, messages, ready } = random.chance(0.7)
-        ? simple(random.pick(statements))
-        : extended(random);
-      history.push(`${who}: ${text}`);
-      direct.send(...messages);
-      const wanted = readable(await direct.until(ready));
-      pooled.send(...messages);
-      const got = readable(await pooled.until(ready));
-      const differs = wanted.findIndex((line, at) => line !== got[at]);
-      if (differs >= 0 || got.length !== wanted.length) {
-        const at = differs < 0 ? wanted.length : differs;
-        return `seed ${seed}, step ${step}\n${history.join("\n")}\n  direct: ${wanted[at]}\n  gateway: ${got[at]}`;
-      }
-    }
-  } catch (error) {
-    return `seed ${seed}: ${error}\n${history.join("\n")}`;
-  } finally {
-    for (const { direct, pooled } of pairs) {
-      direct.close();
-      pooled.close();
-    }
-  }
-  return undefined;
-}
+const fuzzed = {
+  direct: postgres.port,
+  pooled: gateway.port,
+  clientCount,
+  stepsPerProgram,
+  startups,
+  statements,
+  prepared,
+};
 
 t.setTimeout(60_000 + programs * 4_000);
 t.test(
@@ -245,7 +156,7 @@ t.test(
   { timeout: 60_000 + programs * 4_000 },
   async (t) => {
     for (let seed = firstSeed; seed < firstSeed + programs; seed++) {
-      const difference = await run(seed);
+      const difference = await runProgram(fuzzed, seed);
       t.equal(difference, undefined, `program ${seed}`);
       if (difference !== undefined) break;
     }

@@ -37,6 +37,7 @@ async function judge(test: (typeof tests)[number]): Promise<readonly [string, st
 
 setImmediate(async () => {
   const seen = new Map<string, number>();
+  appendFileSync(file, `${tests.length}\n`);
   for (const each of tests) {
     const count = (seen.get(each.name) ?? 0) + 1;
     seen.set(each.name, count);

@@ -6,7 +6,7 @@ import { existsSync } from "node:fs";
 import { readFile, rm } from "node:fs/promises";
 import * as net from "node:net";
 import path from "node:path";
-import { makePostgresTempDirectory, messageOf, run, runAsPostgres } from "@quorate/common";
+import { makePostgresTempDirectory, run, runAsPostgres } from "@quorate/common";
 import { type Suite, type Target, withTarget } from "./context.ts";
 import type { Outcome, Results, TestResult } from "./verdict.ts";
 
@@ -55,7 +55,9 @@ async function makeCertificate(directory: string): Promise<void> {
 
 async function read(file: string): Promise<Results> {
   const results = new Map<string, TestResult>();
-  for (const line of (await readFile(file, "utf8")).split("\n").filter(Boolean)) {
+  const [count, ...lines] = (await readFile(file, "utf8")).split("\n").filter(Boolean);
+  if (lines.length !== Number(count)) throw new Error(`only ${lines.length} of ${count} tests were run`);
+  for (const line of lines) {
     const [name, outcome, detail] = JSON.parse(line) as [string, Outcome, string];
     results.set(name, { outcome, detail });
   }
@@ -109,12 +111,6 @@ export const postgresjs: Suite = {
             if (!existsSync(file))
               throw new Error(`no test was run (exit code ${code}): ${stderr.slice(-500)}`);
             return await read(file);
-          } catch (error) {
-            if (!existsSync(file)) throw error;
-            return new Map([
-              ...(await read(file)),
-              ["(its end)", { outcome: "failed", detail: messageOf(error) }],
-            ]);
           } finally {
             relay?.close();
           }

@@ -260,7 +260,8 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
     if (this.level.kind === "session" && server.shownLsn > this.seenLsn) this.seenLsn = server.shownLsn;
     if (server.settingsChanged && status === txIdle) {
       server.settingsChanged = false;
-      if (this.otherWork) this.needProbe = true;
+      // Who is kept for what a look would find is looked at when the text says that it may be over.
+      if (this.otherWork && (this.pins & probedPins) === 0) this.needProbe = true;
     }
     if (status === txIdle) {
       this.otherWork = false;

@@ -143,6 +143,8 @@ function analyseStatement(stmt: Tree, found: Findings, isSafe: IsSafeFunction): 
     found.probe = true;
     found.ddl = true;
     if (definesBeginnings.has(kind)) found.changesDefaults = true;
+    // A new connection would be a login of its own, before the client's next one.
+    if (kind.endsWith("EventTrigStmt")) found.pins |= pins.session;
   }
   if (kind === "DeclareCursorStmt" && (Number(node["options"] ?? 0) & 0x20) !== 0) found.probe = true;
   found.writes = true;

@@ -5,6 +5,9 @@ import { fe, int32 } from "../../src/wire/codec.ts";
 
 export type Received = { readonly type: string; readonly body: Buffer };
 
+/** A port of this machine, or the path of a socket. */
+export type Address = number | string;
+
 export class RawClient {
   readonly socket: net.Socket;
   #buffer: Buffer = Buffer.alloc(0);
@@ -35,8 +38,8 @@ export class RawClient {
     });
   }
 
-  static async open(port: number): Promise<RawClient> {
-    const socket = net.connect({ host: "127.0.0.1", port });
+  static async open(address: Address): Promise<RawClient> {
+    const socket = typeof address === "number" ? net.connect(address, "127.0.0.1") : net.connect(address);
     await new Promise<void>((resolve, reject) => {
       socket.once("connect", resolve);
       socket.once("error", reject);
@@ -44,8 +47,8 @@ export class RawClient {
     return new RawClient(socket);
   }
 
-  static async login(port: number, parameters: Record<string, string>): Promise<RawClient> {
-    const client = await RawClient.open(port);
+  static async login(address: Address, parameters: Record<string, string>): Promise<RawClient> {
+    const client = await RawClient.open(address);
     client.send(startup(Object.entries(parameters)));
     await client.until(1);
     return client;
