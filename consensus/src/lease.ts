@@ -10,6 +10,18 @@ import type { NodeId, Position } from "./types.ts";
 /** Both clocks together may be wrong by this share. */
 export const leaseDriftMargin = 0.1;
 
+/**
+ * For how much longer a leader may answer reads by what a recruited node has confirmed, as that node knows: it confirms
+ * nothing any more, and what it confirmed last was sent no later than when it last heard a leader, `heardAgeMs` ago on its
+ * own monotonic clock (null: unknown, say because it has connected anew). An isolated leader has used up its lease
+ * before anybody misses it. The margin is left to the coordinator, who adds it to what is left.
+ */
+export function leaseLeftMs(leaseMs: number, heardAgeMs: number | null): number {
+  return heardAgeMs === null
+    ? leaseMs
+    : Math.max(0, Math.ceil(leaseMs - heardAgeMs / (1 + leaseDriftMargin)));
+}
+
 /** Who may hold a lease now, as far as can be told. */
 function possibleHolders(
   rulesets: readonly Ruleset[],

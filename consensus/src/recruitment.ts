@@ -34,7 +34,7 @@ export interface Report {
   readonly inRecovery?: boolean;
   /** Which life of the node reports; a ruleset that names another one doesn't count it. */
   readonly incarnation?: string;
-  /** How long a confirmed heartbeat lets a leader answer reads by itself. Absent: 0, never. */
+  /** For how much longer a leader may answer reads by what this node confirmed (leaseLeftMs). Absent: 0. */
   readonly leaseMs?: number;
 }
 

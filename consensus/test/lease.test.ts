@@ -11,6 +11,8 @@ import {
   coordinatorId,
   findPolicy,
   initialCoordinator,
+  leaseDriftMargin,
+  leaseLeftMs,
   lsn,
   type NodeId,
   nodeId,
@@ -150,6 +152,26 @@ t.test("a leader whose Postgres was seen to end holds no lease, unless the log t
   const ended = (of: number) => ({ leader: { node: ids[0] as NodeId, term: term(of), ended: true } });
   t.equal(recruit(answers, ended(5)).brief(), "elect n2");
   t.equal(recruit(answers, ended(4)).brief(), "lease 550");
+  t.end();
+});
+
+t.test("what a recruited node confirmed last is old: so much less is left of a lease", (t) => {
+  t.equal(leaseLeftMs(500, null), 500, "unknown");
+  t.equal(leaseLeftMs(500, 0), 500);
+  t.equal(leaseLeftMs(500, 110), 400, "its clock may be fast");
+  t.equal(leaseLeftMs(500, 5_000), 0);
+  t.equal(leaseLeftMs(0, null), 0, "there are no leases");
+  // Age and wait together are the lease with its margin.
+  for (const ageMs of [0, 1, 10, 99, 250, 400, 549, 550]) {
+    const waitMs = Math.ceil(leaseLeftMs(500, ageMs) * (1 + leaseDriftMargin));
+    t.ok(ageMs + waitMs >= 550, `${ageMs} + ${waitMs}`);
+    t.ok(ageMs + waitMs < 553, "and hardly more");
+  }
+  const led = { leader: { node: ids[0] as NodeId, term: term(5) } };
+  const old = [gone, report(ids[1] as NodeId, 5, 10, 0), report(ids[2] as NodeId, 5, 10, 0)];
+  t.equal(recruit(old, led).brief(), "elect n2", "nobody waits for an isolated leader");
+  const one = [gone, report(ids[1] as NodeId, 5, 10, 0), report(ids[2] as NodeId, 5, 10, 100)];
+  t.equal(recruit(one, led).brief(), "lease 111", "the one that heard it last counts");
   t.end();
 });
 

@@ -46,7 +46,7 @@ export type Recruited = {
   readonly systemIdentifier: string | null;
   /** False: an ex-leader that would have to restart before it could lead or follow. */
   readonly inRecovery: boolean;
-  /** Setting quorate.lease of this node; 0: no read leases. */
+  /** For so long a leader may still answer reads by what this node has confirmed; 0: it may not. */
   readonly leaseMs: number;
   /** Which life of the node reports; null: not distinguished. */
   readonly incarnation: string | null;

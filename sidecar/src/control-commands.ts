@@ -5,6 +5,7 @@ import {
   type ControlResult as CoreResult,
   formatLsn,
   type Lsn,
+  leaseLeftMs,
   noLsn,
   type Position,
 } from "@quorate/consensus";
@@ -15,6 +16,7 @@ import {
   lsnResultSchema,
   positionResultSchema,
   statusResultSchema,
+  unknownAgeMs,
 } from "./control-protocol.ts";
 
 export type CommandOutcome = { readonly result: CoreResult; readonly status?: ControlStatus };
@@ -32,7 +34,9 @@ export async function sendCommand(
       if (!answer.ok) return { result: answer };
       const { position, commitLsn, ruleset, tailRulesets, status } = answer.value;
       if (position === null) return { result: unknownEnd, status };
-      const { inRecovery, leaseMs } = status;
+      const { inRecovery } = status;
+      const heard = status.receiver?.lastMessageAgeMs ?? unknownAgeMs;
+      const leaseMs = leaseLeftMs(status.leaseMs, heard === unknownAgeMs ? null : heard);
       const report = {
         position,
         commitLsn: commitLsn ?? noLsn,

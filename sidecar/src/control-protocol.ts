@@ -69,12 +69,13 @@ const maybeMs = z
   .number()
   .nullish()
   .transform((ms) => Math.max(0, Math.round(ms ?? 0)));
-/** An age that is unknown ("never") counts as very old. */
+/** An age that is unknown ("never") counts as very old; who must not take it for one compares with this. */
+export const unknownAgeMs = 0xffffffff;
 const age = z
   .number()
   .nullish()
   .transform((ms) =>
-    ms === null || ms === undefined || ms < 0 ? 0xffffffff : Math.min(Math.round(ms), 0xffffffff),
+    ms === null || ms === undefined || ms < 0 ? unknownAgeMs : Math.min(Math.floor(ms), unknownAgeMs),
   );
 
 /** Anything may stream: pg_receivewal, say. Only what is named like a node is one. */

@@ -32,6 +32,7 @@ const orchestrator = "sim/src/orchestrator-host.ts";
 const receiver = "sim/src/postgres-receiver.ts";
 const reads = "sim/src/postgres-reads.ts";
 const observation = "consensus/src/observation.ts";
+const lease = "consensus/src/lease.ts";
 
 function one(name: string, what: string, file: string, find: string, put: string): Mutation {
   return { name, what, edits: [{ file, find, put }] };
@@ -300,6 +301,13 @@ export const mutations: readonly Mutation[] = [
     "if (waitMs > 1e9) {",
   ),
 
+  one(
+    "lease-left-too-short",
+    "a recruited node takes the time since its last heartbeat for longer than it was",
+    lease,
+    "heardAgeMs / (1 + leaseDriftMargin)",
+    "(heardAgeMs + 100) / (1 + leaseDriftMargin)",
+  ),
   one(
     "silent-postgres-has-ended",
     "an old leader of which its sidecar knows only that it is there is taken for one that holds no lease",

@@ -8,6 +8,8 @@ import { PostgresQuorum } from "./postgres-quorum.ts";
 import type { Receiver } from "./postgres-types.ts";
 
 export abstract class PostgresReceiver extends PostgresQuorum {
+  #heardAtMs: number | null = null;
+
   protected newReceiver(
     purpose: "follow" | "fetch",
     leader: NodeId,
@@ -62,11 +64,17 @@ export abstract class PostgresReceiver extends PostgresQuorum {
     }
   }
 
+  /** Since a leader's last heartbeat; null: none came over the newest connection. */
+  protected heardAgeMs(): number | null {
+    return this.#heardAtMs === null ? null : this.host.nowMs() - this.#heardAtMs;
+  }
+
   protected connect(): void {
     const { receiver } = this;
     if (receiver === null || receiver.conn !== "") {
       return;
     }
+    this.#heardAtMs = null;
     receiver.conn = this.host.newConnection();
     receiver.streaming = false;
     const { purpose, member, term } = receiver;
@@ -113,6 +121,9 @@ export abstract class PostgresReceiver extends PostgresQuorum {
       return;
     }
     receiver.heardAtMs = this.host.nowMs();
+    if (message.kind === "heartbeat") {
+      this.#heardAtMs = receiver.heardAtMs;
+    }
     switch (message.kind) {
       case "reject":
         this.onClosed(message.conn);

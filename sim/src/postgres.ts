@@ -4,6 +4,7 @@
 import {
   term as asTerm,
   type ControlCommand,
+  leaseLeftMs,
   lsn,
   type NodeId,
   type NodeView,
@@ -101,7 +102,7 @@ export class Postgres extends PostgresReads {
           ruleset: this.rulesetTexts(0, this.applied).at(-1) ?? null,
           tailRulesets: this.rulesetTexts(this.applied, flushed),
           inRecovery: this.inRecovery,
-          leaseMs: this.host.timing.leaseMs,
+          leaseMs: leaseLeftMs(this.host.timing.leaseMs, this.heardAgeMs()),
         },
       });
     }
