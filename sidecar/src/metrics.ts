@@ -1,7 +1,7 @@
 /** What /metrics shows; the names are documented in docs/sidecar.md and don't change without a word there. */
 import type { NodeStatus } from "@quorate/proto";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import type { SidecarEvent } from "./sidecar-node.ts";
+import type { SidecarEvent } from "./sidecar-node-types.ts";
 
 export class SidecarMetrics {
   readonly registry = new Registry();

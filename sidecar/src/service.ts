@@ -12,7 +12,8 @@ import {
 import type { Accepted, CallContext, Refused, Reply, SidecarHandlers } from "@quorate/proto";
 import type { ConnectionBudget } from "./budget/connection-budget.ts";
 import { bootstrap, control } from "./operator.ts";
-import type { SidecarNode, SubmitOptions } from "./sidecar-node.ts";
+import type { SidecarNode } from "./sidecar-node.ts";
+import type { SubmitOptions } from "./sidecar-node-types.ts";
 
 const recruitTimeoutMs = 10_000;
 const electTimeoutMs = 30_000;

@@ -13,7 +13,6 @@ import {
   type NodeAnswer,
   type NodeEffect,
   type NodeEvent,
-  type NodeId,
   type NodeRequest,
   type NodeState,
   nodeId,
@@ -23,75 +22,33 @@ import {
   type Stored,
   stepNode,
 } from "@quorate/consensus";
-import type { Clone, NodeStatus } from "@quorate/proto";
-import type { BackupService } from "./backup/backup-service.ts";
+import type { NodeStatus } from "@quorate/proto";
+import { CommandSender } from "./command-sender.ts";
 import type { SidecarConfig } from "./config.ts";
-import { type Peer, replicationConninfo } from "./conninfo.ts";
-import type { ControlConnection, RequestLimits } from "./control-client.ts";
-import { sendCommand } from "./control-commands.ts";
+import type { Peer } from "./conninfo.ts";
+import type { ControlConnection } from "./control-client.ts";
 import type { ControlStatus } from "./control-protocol.ts";
+import { DataCopy } from "./data-copy.ts";
 import { DataDirectory } from "./data-directory.ts";
 import { DiskCheck } from "./disk-check.ts";
-import type { PostgresOwner } from "./environment.ts";
 import { EventLog } from "./event-log.ts";
 import { LifeStore } from "./life-store.ts";
 import { MemoryStore } from "./node-memory.ts";
-import type { NodePaths } from "./paths.ts";
 import { keepTlsFresh } from "./postgres-tls.ts";
 import { PromiseStore } from "./promise-store.ts";
 import { postgresArguments } from "./settings.ts";
+import {
+  freshConfig,
+  type Pending,
+  type SidecarNodeOptions,
+  type SubmitOptions,
+} from "./sidecar-node-types.ts";
 import { nodeStatus } from "./status-view.ts";
 import { Supervisor } from "./supervisor.ts";
 import { Watchers } from "./watchers.ts";
 
-export type SidecarNodeOptions = {
-  readonly config: SidecarConfig;
-  readonly paths: NodePaths;
-  readonly owner: PostgresOwner;
-  readonly sidecarVersion: string;
-  /** sidecar.json as it is now; throws when it can't be used. */
-  readonly reload?: () => SidecarConfig;
-  readonly logger: Logger;
-  /** Backups of this node; absent: there are none. */
-  readonly backup?: BackupService;
-  /** For metrics: what happened. */
-  readonly onEvent: (event: SidecarEvent) => void;
-};
-
-export type SidecarEvent =
-  | { readonly kind: "crash" }
-  | {
-      readonly kind: "answered";
-      readonly request: NodeRequest["kind"];
-      readonly code: string;
-      readonly durationMs: number;
-    }
-  | { readonly kind: "status" };
-
-export type SubmitOptions = {
-  readonly signal: AbortSignal;
-  /** Of the control command. */
-  readonly timeoutMs: number;
-  /** Where the leader (follow) or the source (fetch) is reached. */
-  readonly peer?: Peer;
-  /** A follow turned out to need a copy first, which takes its time. */
-  readonly onCloning?: () => void;
-};
-
-type Pending = SubmitOptions & {
-  readonly request: NodeRequest;
-  readonly resolve: (answer: NodeAnswer) => void;
-  /** The run of Postgres to which the command was sent. */
-  sentInRun?: number;
-};
-
 const watchIntervalMs = 250;
 const diskCheckIntervalMs = 500;
-/** Of the answer: crash recovery may have much to read before it knows where the log ends. */
-const attachFenceTimeoutMs = 3_600_000;
-const tooLate: CoreResult = { ok: false, code: "timeout", message: "Postgres didn't come up in time" };
-const repeatable: ReadonlySet<CoreCommand["cmd"]> = new Set(["fence", "follow"]);
-const harmlessAtAttach: ReadonlySet<string> = new Set(["disconnected", "superseded", "not_consistent"]);
 const followTimeoutMs = 20_000;
 /** A running Postgres that doesn't answer for so long isn't well: say so. */
 const adoptTimeoutMs = 2_000;
@@ -109,6 +66,8 @@ export class SidecarNode {
   readonly #begun: Promise<void>;
   #markBegun: () => void = () => {};
   readonly data: DataDirectory;
+  readonly #copy: DataCopy;
+  readonly #commands: CommandSender;
   readonly supervisor: Supervisor;
   readonly watchers: Watchers;
   #state: NodeState;
@@ -119,7 +78,6 @@ export class SidecarNode {
   /** What the core was told last of the applied rules. */
   #toldApplied = "";
   #attaching: ControlConnection | null = null;
-  #clone: Clone | null = null;
   #systemIdentifier: string | null = null;
   readonly #ends: (() => void)[] = [];
   #seq = 0;
@@ -144,7 +102,7 @@ export class SidecarNode {
       intervalMs: diskCheckIntervalMs,
       onError: (message) => logger.warn(`the node's disk can't be written: ${message}`),
     });
-    const fresh = (): SidecarConfig => this.#freshConfig();
+    const fresh = (): SidecarConfig => freshConfig(options);
     this.data = new DataDirectory(config, paths, owner, fresh);
     const hasData = (): boolean => this.data.exists();
     this.#state = initialNode(nodeId(config.node.id), stored, hasData() ? "stopped" : "absent");
@@ -171,6 +129,19 @@ export class SidecarNode {
         status: (status) => this.#onStatus(status),
         crashed: (reason) => this.#onCrash(reason),
       },
+    });
+    const { supervisor, data } = this;
+    const shutdown = this.#shutdown.signal;
+    const onStatus = (status: ControlStatus): void => this.#onStatus(status);
+    this.#commands = new CommandSender({ config, paths, supervisor, shutdown, onStatus, logger });
+    this.#copy = new DataCopy({
+      data,
+      supervisor,
+      backup: options.backup,
+      shutdown,
+      beginLife: () => this.beginLife(true),
+      changed: () => this.watchers.publish(),
+      logger,
     });
   }
 
@@ -238,22 +209,6 @@ export class SidecarNode {
       .catch((error: unknown) => logger.error({ err: error }, "could not start Postgres"));
   }
 
-  /** Settings and programs of Postgres are read anew at each start of it, so that a restart is all that a change needs. */
-  #freshConfig(): SidecarConfig {
-    const { config, reload } = this.#options;
-    if (reload === undefined) return config;
-    try {
-      const { settings, binDir } = reload().postgres;
-      return { ...config, postgres: { ...config.postgres, settings, binDir } };
-    } catch (error) {
-      this.logger.error(
-        { err: error },
-        "sidecar.json can't be used: Postgres starts with what it said before",
-      );
-      return config;
-    }
-  }
-
   status(): NodeStatus {
     const { current } = this.memory;
     return nodeStatus({
@@ -271,7 +226,7 @@ export class SidecarNode {
       controlAgeMs: Math.round(performance.now() - this.#controlAtMs),
       diskStuckMs: Math.max(this.#disk.stuckMs, this.#walWriteMs()),
       systemIdentifier: this.#systemIdentifier,
-      clone: this.#clone,
+      clone: this.#copy.progress,
       backup: this.#options.backup?.report(),
     });
   }
@@ -418,45 +373,10 @@ export class SidecarNode {
   async #cloneFrom(requestId: string): Promise<void> {
     const pending = this.#pending.get(requestId);
     assert(pending?.request.kind === "follow" && pending.peer !== undefined, "only a follow clones");
-    const { peer } = pending;
-    const from = pending.request.leader;
     pending.onCloning?.();
-    this.logger.info({ from }, "copying the data directory");
-    const startedAtMs = performance.now();
-    try {
-      this.#clone = { from, doneBytes: 0, totalBytes: 0 };
-      await this.supervisor.produceData("cloning", async () => {
-        await this.beginLife(true);
-        await this.#copyData(from, peer);
-      });
-    } finally {
-      this.#clone = null;
-    }
+    await this.#copy.make(pending.request.leader, pending.peer);
     await this.readSystemIdentifier();
-    this.logger.info({ from, durationMs: Math.round(performance.now() - startedAtMs) }, "copied");
     await this.supervisor.start();
-  }
-
-  /** From the backup and the archive, without any load on the leader; if there is none, from the other node. */
-  async #copyData(from: NodeId, peer: Peer): Promise<void> {
-    const { backup } = this.#options;
-    const show = (source: NodeId, progress: { doneBytes: number; totalBytes: number }): void => {
-      this.#clone = { from: source, ...progress };
-      this.watchers.publish();
-    };
-    const { signal } = this.#shutdown;
-    if (backup !== undefined) {
-      const restored = await this.data.fill(async (directory) =>
-        backup.restoreNode(
-          directory,
-          await backup.clusterIdentifier(peer),
-          (source, progress) => show(nodeId(source), progress),
-          signal,
-        ),
-      );
-      if (restored) return;
-    }
-    await this.data.clone(peer, (progress) => show(from, progress), signal);
   }
 
   /** The first data directory of a cluster is there, Postgres doesn't run yet. */
@@ -499,7 +419,9 @@ export class SidecarNode {
 
   #command(requestId: string, command: CoreCommand): void {
     const work =
-      requestId === attachRequestId ? this.#fenceAtAttach(command) : this.#commandFor(requestId, command);
+      requestId === attachRequestId && this.#attaching !== null
+        ? this.#commands.fenceAtAttach(this.#attaching, command)
+        : this.#commandFor(requestId, command);
     void work
       .catch((error: unknown): CoreResult => {
         this.logger.error({ err: error }, `the control command ${command.cmd} failed`);
@@ -508,64 +430,17 @@ export class SidecarNode {
       .then((result) => this.#step({ kind: "controlled", requestId, result }));
   }
 
-  async #fenceAtAttach(command: CoreCommand): Promise<CoreResult> {
-    assert(this.#attaching !== null && command.cmd === "fence", "only a fence is sent while attaching");
-    const limits = { timeoutMs: attachFenceTimeoutMs };
-    const result = await this.#send(this.#attaching, command, undefined, limits);
-    if (!result.ok && !harmlessAtAttach.has(result.code))
-      this.logger.warn({ code: result.code }, `could not fence Postgres: ${result.message}`);
-    return result;
-  }
-
   async #commandFor(requestId: string, command: CoreCommand): Promise<CoreResult> {
     const pending = this.#pendingOf(requestId);
     assert(pending !== undefined, "a control command belongs to a request");
-    const { request, peer, timeoutMs } = pending;
+    const { request, peer } = pending;
     if (request.kind === "follow") this.#rememberFollow(request, peer);
-    const signal = AbortSignal.any([pending.signal, this.#shutdown.signal, AbortSignal.timeout(timeoutMs)]);
-    const limits = { timeoutMs, signal };
-    let result: CoreResult;
-    do {
-      const connection = await this.supervisor.whenAttached(signal);
-      if (connection === null) return tooLate;
-      pending.sentInRun = this.supervisor.run;
-      result = await this.#send(connection, command, peer, limits);
-      // Postgres died over it: the next one is asked the same, if that can't do more than was asked for.
-    } while (!result.ok && result.code === "disconnected" && repeatable.has(command.cmd));
-    return result;
-  }
-
-  async #send(
-    connection: ControlConnection,
-    command: CoreCommand,
-    peer: Peer | undefined,
-    limits: RequestLimits,
-  ): Promise<CoreResult> {
-    const { result, status } = await sendCommand(
-      connection,
-      command,
-      (member) => this.#conninfo(peer, member),
-      limits,
-    );
-    if (status !== undefined) this.#onStatus(status);
-    return result;
+    return this.#commands.send(command, pending);
   }
 
   /** Of a write that was under way when Postgres spoke last: it may have gone on since. */
   #walWriteMs(): number {
     return this.supervisor.connection === null ? 0 : (this.#control?.walWriteAgeMs ?? 0);
-  }
-
-  #conninfo(peer: Peer | undefined, member: boolean): string {
-    assert(peer !== undefined, "the request says where the other node is");
-    const { config, paths } = this.#options;
-    return replicationConninfo(peer, {
-      node: config.node.id,
-      user: config.replication.user,
-      passFile: paths.passFile,
-      tls: config.tls === undefined ? undefined : paths.tls,
-      member,
-    });
   }
 
   #rememberFollow(request: NodeRequest & { kind: "follow" }, peer: Peer | undefined): void {
