@@ -2,7 +2,7 @@
 import t from "tap";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
-import { RawClient, wire } from "./lib/raw-client.ts";
+import { RawClient, type Received, wire } from "./lib/raw-client.ts";
 
 const postgres = await startPostgres();
 t.teardown(() => postgres.stop());
@@ -11,18 +11,19 @@ t.teardown(() => gateway.close());
 const login = () => RawClient.login(gateway.port, { user: "postgres", database: "postgres" });
 const text = "select x from thing";
 
+const types = (received: readonly Received[]): string => received.map(({ type }) => type).join(" ");
+
 /** As drivers do that describe a statement before they bind it: nothing can be made again after Flush. */
 async function describe(client: RawClient, name: string): Promise<string> {
   client.send(wire.parse(name, text), wire.describe("S", name), wire.flush());
-  const types: string[] = [];
+  const seen: string[] = [];
   for (;;) {
     const { type, body } = await client.next();
-    types.push(type === "E" ? `E ${/C(\w{5})/.exec(body.toString("latin1"))?.[1]}` : type);
+    seen.push(type === "E" ? `E ${/C(\w{5})/.exec(body.toString("latin1"))?.[1]}` : type);
     if (type === "E" || type === "T") break;
   }
   client.send(wire.bind("", name), wire.execute(""), wire.sync());
-  types.push(...(await client.until(1)).map(({ type }) => type));
-  return types.join(" ");
+  return [...seen, types(await client.until(1))].join(" ");
 }
 
 await postgres.sql("create table thing (x int); insert into thing values (1)");
@@ -43,8 +44,28 @@ t.test("after definitions have changed through the gateway", async (t) => {
 });
 
 t.test(
+  "a client that relies on an older description is told; one that asks for a new one is not",
+  async (t) => {
+    const client = await login();
+    await owner.query("create table retyped (x text); insert into retyped values ('1')");
+    client.send(wire.parse("known", "select x from retyped"), wire.describe("S", "known"), wire.sync());
+    t.equal(types(await client.until(1)), "1 t T Z");
+    await owner.query("alter table retyped alter x type int using x::int");
+    client.send(wire.bind("", "known"), wire.execute(""), wire.sync());
+    const answer = await client.until(1);
+    t.equal(types(answer), "E Z", "as on a direct connection: the rows would not be what was described");
+    t.match(answer[0]?.body.toString("latin1"), /C0A000/);
+    await owner.query("alter table retyped alter x type text");
+    client.send(wire.bind("", "known"), wire.describe("P", ""), wire.execute(""), wire.sync());
+    t.equal(types(await client.until(1)), "2 T D C Z");
+    client.close();
+  },
+);
+
+t.test(
   "after they have changed elsewhere, the first is told, as PostgreSQL would; then it is known",
   async (t) => {
+    t.equal(await describe(first, "g"), "1 t T 2 D C Z");
     await postgres.sql("drop table thing; create table thing (x date); insert into thing values (now())");
     const second = await login();
     t.equal(await describe(second, "e"), "1 t E 0A000 Z");

@@ -68,7 +68,17 @@ const source = (): string => path.resolve(process.env["POSTGRESJS_SOURCE"] ?? ""
 
 export const postgresjs: Suite = {
   title: "postgres.js's suite",
-  known: [],
+  known: [
+    {
+      test: "listen reconnects",
+      reason:
+        "the process id of the protocol is of the gateway's making: nothing to terminate by pg_terminate_backend",
+    },
+    {
+      test: "throws correct error when authentication fails",
+      reason: "some of the suite's users have no password: the gateway of this judge asks nobody for one",
+    },
+  ],
   async prepare() {
     if ((process.env["POSTGRESJS_SOURCE"] ?? "") === "")
       return "npm's package has no tests: name a checkout of postgres.js with POSTGRESJS_SOURCE";

@@ -7,6 +7,7 @@ import type { Statement } from "../pool/statements.ts";
 import { txIdle } from "../wire/codec.ts";
 import type { Client } from "./client.ts";
 import { ClientSettings } from "./client-settings.ts";
+import { describesAll } from "./kept-request.ts";
 
 /** A request that has been under way for longer was begun before, and is being executed. */
 const takeBackWithinMs = 2_000;
@@ -55,7 +56,8 @@ export abstract class ClientRepeats extends ClientSettings {
       ring.length > 0 &&
       ring.kind(ring.length - 1) === owed.sync &&
       ring.count(owed.query) === 0 &&
-      ring.count(owed.sync) === 1;
+      ring.count(owed.sync) === 1 &&
+      describesAll((this.kept as Buffer).subarray(0, this.keptLength));
     this.replay = again;
     return again;
   }
