@@ -114,7 +114,7 @@ test("summaries go on where the newest ends, whatever a power cut brings back in
     /^[0-9A-F]{24}$/.test(name) && name.startsWith(timeline);
   const segments = (timeline: string) => readdirSync(wal).filter(isOf(timeline)).sort();
   const moveOn = async (leader: Server): Promise<string> => {
-    const name = await leader.value("select pg_walfile_name(pg_current_wal_lsn())");
+    const name = (await leader.value("select pg_walfile_name(pg_current_wal_lsn())")) ?? "";
     for (let i = 0; i < 4; i++) {
       await leader.sql("insert into t values (1)");
       await leader.sql("select pg_switch_wal()");
@@ -122,7 +122,7 @@ test("summaries go on where the newest ends, whatever a power cut brings back in
     await leader.sql("insert into t values (1)");
     return name.slice(0, 8);
   };
-  const summarizedTo = async (lsn: string) =>
+  const summarizedTo = async (lsn: string | undefined) =>
     n3.untilValue(`select (summarized_lsn >= '${lsn}')::text from pg_get_wal_summarizer_state()`, "true");
   const checkpointOn = async (leader: Server): Promise<void> => {
     await leader.sql("checkpoint");
