@@ -1,13 +1,13 @@
 /**
  * npm run torture: real clusters in network namespaces, random faults, checkers. Needs root.
  */
-import { appendFileSync } from "node:fs";
+import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import { loadavg } from "node:os";
 import { messageOf } from "@quorate/common";
 import { Command } from "commander";
 import { whyNoLab } from "../../tests/lib/netlab.ts";
 import { allFaults } from "../src/faults.ts";
-import { isClean, rowsOf, summaryOf, tableOf } from "../src/report.ts";
+import { isClean, rowsOf, summaryOf, tableOf, withTable } from "../src/report.ts";
 import { type Result, type TortureOptions, torture } from "../src/run.ts";
 
 interface Options {
@@ -27,6 +27,9 @@ interface Options {
   readonly damping: boolean;
   readonly certificates: boolean;
   readonly list: boolean;
+  /** What --out of earlier runs has written; nothing is run then. */
+  readonly table?: readonly string[];
+  readonly page?: string;
 }
 
 const exitNotPossible = 3;
@@ -36,6 +39,7 @@ async function main(options: Options): Promise<number> {
     for (const { name } of allFaults) console.log(name);
     return 0;
   }
+  if (options.table !== undefined) return tell(resultsIn(options.table), options.page);
   const { only, except } = options;
   const faults = allFaults.filter(
     ({ name }) =>
@@ -69,6 +73,17 @@ async function main(options: Options): Promise<number> {
     if (!isClean(result)) break;
   }
   say(`\n${tableOf(results)}\n\n${summaryOf(results)}`);
+  return results.every(isClean) ? 0 : 1;
+}
+
+function resultsIn(files: readonly string[]): Result[] {
+  const lines = files.flatMap((file) => readFileSync(file, "utf8").split("\n"));
+  return lines.filter((line) => line !== "").map((line) => JSON.parse(line) as Result);
+}
+
+function tell(results: readonly Result[], page: string | undefined): number {
+  if (page !== undefined) writeFileSync(page, withTable(readFileSync(page, "utf8"), tableOf(results)));
+  console.log(`${tableOf(results)}\n\n${summaryOf(results)}`);
   return results.every(isClean) ? 0 : 1;
 }
 
@@ -106,6 +121,8 @@ const command = new Command("torture")
   .option("--stories", "what all components said when a gap was longer than its aim", false)
   .option("--json", "one line for programs", false)
   .option("--list", "print the faults", false)
+  .option("--table <files...>", "one table over what --out of earlier runs has written; runs nothing")
+  .option("--page <file>", "with --table: put it between the marks of this page, too")
   .parse();
 
 process.exitCode = await main(command.opts<Options>()).catch((error: unknown) => {

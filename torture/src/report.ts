@@ -9,6 +9,8 @@ export interface Row {
   readonly gapP99Ms: number;
   readonly aimMs: number | null;
   readonly wholeP50Ms: number;
+  /** Null: it was not noted. */
+  readonly loadP50: number | null;
 }
 
 export function rowsOf(strikes: readonly Strike[]): Row[] {
@@ -18,7 +20,16 @@ export function rowsOf(strikes: readonly Strike[]): Row[] {
     const gap = summarize(all.map(({ gapMs }) => gapMs));
     const whole = summarize(all.map(({ wholeMs }) => wholeMs));
     const aimMs = all[0]?.aimMs ?? null;
-    return { fault, count: all.length, gapP50Ms: gap.p50, gapP99Ms: gap.p99, aimMs, wholeP50Ms: whole.p50 };
+    const loads = all.flatMap(({ load }) => load ?? []);
+    return {
+      fault,
+      count: all.length,
+      gapP50Ms: gap.p50,
+      gapP99Ms: gap.p99,
+      aimMs,
+      wholeP50Ms: whole.p50,
+      loadP50: loads.length === 0 ? null : summarize(loads).p50,
+    };
   });
 }
 
@@ -26,16 +37,26 @@ export function rowsOf(strikes: readonly Strike[]): Row[] {
 export function tableOf(results: readonly Result[]): string {
   const lost = results.some((result) => !isClean(result)) ? "?" : "0";
   const lines = [
-    "| fault | count | gap p50, ms | gap p99, ms | aim p50, ms | whole again p50, ms | lost | seen, then lost |",
-    "|---|--:|--:|--:|--:|--:|--:|--:|",
+    "| fault | count | gap p50, ms | gap p99, ms | aim p50, ms | whole again p50, ms | load p50 | lost | seen, then lost |",
+    "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
   ];
-  for (const { fault, count, gapP50Ms, gapP99Ms, aimMs, wholeP50Ms } of rowsOf(
+  for (const { fault, count, gapP50Ms, gapP99Ms, aimMs, wholeP50Ms, loadP50 } of rowsOf(
     results.flatMap(({ strikes }) => strikes),
-  ))
-    lines.push(
-      `| ${fault} | ${count} | ${gapP50Ms} | ${gapP99Ms} | ${aimMs ?? "–"} | ${wholeP50Ms} | ${lost} | ${lost} |`,
-    );
+  )) {
+    const figures = [count, gapP50Ms, gapP99Ms, aimMs ?? "–", wholeP50Ms, loadP50 ?? "–", lost, lost];
+    lines.push(`| ${fault} | ${figures.join(" | ")} |`);
+  }
   return lines.join("\n");
+}
+
+const begin = "<!-- table -->";
+const end = "<!-- /table -->";
+
+/** A page with the table between its marks anew. */
+export function withTable(page: string, table: string): string {
+  const [from, to] = [page.indexOf(begin), page.indexOf(end)];
+  if (from < 0 || to < from) throw new Error(`the page has no "${begin}" with "${end}" behind it`);
+  return `${page.slice(0, from)}${begin}\n${table}\n${page.slice(to)}`;
 }
 
 export function isClean({ lost, seenThenLost, other }: Result): boolean {

@@ -1,4 +1,5 @@
 // One cluster, many faults: strikes, waits, heals, waits, judges.
+import { loadavg } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { poll } from "@quorate/common";
 import { parseLsn } from "@quorate/consensus/types.ts";
@@ -28,6 +29,8 @@ export interface Strike {
   readonly gapMs: number;
   /** From the healing until the cluster was whole. */
   readonly wholeMs: number;
+  /** Of the machine in the minute before, by its own account: what else it did. */
+  readonly load?: number;
 }
 
 export interface Result {
@@ -136,7 +139,8 @@ export class TortureRun {
       .catch((error: unknown) => this.#problem(`${number}. ${fault.name} (${leader}): ${String(error)}`));
     const wholeMs = Math.round(performance.now() - healedMs);
     const gapMs = Math.round(longestGapMs(this.workload.ackTimesMs, fromMs, performance.now()));
-    this.#strikes.push({ fault: fault.name, aimMs: fault.aimMs, gapMs, wholeMs });
+    const load = Math.round((loadavg()[0] ?? 0) * 10) / 10;
+    this.#strikes.push({ fault: fault.name, aimMs: fault.aimMs, gapMs, wholeMs, load });
     const note = fault.aimMs !== null && gapMs > fault.aimMs ? ` (aim ${fault.aimMs})` : "";
     this.#options.say(
       `${at} ${number}. ${fault.name}: ${leader} → ${this.#picture?.leader}, gap ${gapMs} ms${note}, whole after ${wholeMs} ms`,
