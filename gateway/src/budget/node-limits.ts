@@ -2,7 +2,7 @@
  * How many server connections there may be to each node, and how many there are: in memory that all workers share. The
  * main thread writes shares, each worker its own counts, so that a worker that ends leaves nothing behind.
  */
-const mostNodes = 64;
+const mostNodes = 256;
 /** Of each node: its share, and whether more was asked for in vain. */
 const nodeInts = 2;
 /** Of each node and worker: connections that are open or being opened, and how many there could be use for. */

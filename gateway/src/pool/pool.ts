@@ -10,8 +10,8 @@ import { terminateBytes } from "../wire/build.ts";
 import { type WireError, wireError } from "../wire/errors.ts";
 import { type Endpoint, sameEndpoint } from "./endpoint.ts";
 import type { ServerOwner } from "./holder.ts";
+import { lookAround } from "./look-around.ts";
 import type { PoolHost, PoolLimits } from "./pool-host.ts";
-import { aboutDatabaseSql, functionNamesSql } from "./probe.ts";
 import { Server } from "./server.ts";
 import { ServerLogin } from "./server-login.ts";
 import { waitedTooLong } from "./waited-too-long.ts";
@@ -312,22 +312,9 @@ export class Pool implements ServerOwner {
     if (!server.reader) this.host.processes.set(server.processId, server);
     this.#connecting--;
     this.#retryAtMs = 0;
-    const { plans } = this.host;
-    if (!plans.knowsFunctions) {
-      server.internal(functionNamesSql, (result) => {
-        if (server.phase === "closed") return;
-        if (result.error === undefined) plans.addSafeFunctions(result.rows.map((row) => row[0] ?? ""));
-        this.#lookAtDatabase(server);
-      });
-    } else this.#lookAtDatabase(server);
-  }
-
-  #lookAtDatabase(server: Server): void {
-    server.internal(aboutDatabaseSql, (result) => {
-      if (server.phase === "closed") return;
-      const [lists, loginTriggers] = result.rows[0] ?? [];
-      this.listsSettings = server.reportsSettings && lists === "t";
-      this.loginTriggers = loginTriggers === "true";
+    lookAround(server, this.host.plans, (found) => {
+      this.listsSettings = found.listsSettings;
+      this.loginTriggers = found.loginTriggers;
       this.release(server);
     });
   }

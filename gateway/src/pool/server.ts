@@ -9,14 +9,21 @@ import type { Reported, Settings } from "../session/settings.ts";
 import { noSettings, nothingReported } from "../session/settings.ts";
 import type { Plan } from "../text/plan.ts";
 import type { LinkOwner } from "../transport/transport.ts";
-import { closeCompleteBytes, message, parameterStatus, parseCompleteBytes, query } from "../wire/build.ts";
+import {
+  closeCompleteBytes,
+  closeStatement,
+  message,
+  parameterStatus,
+  parseCompleteBytes,
+  query,
+} from "../wire/build.ts";
 import { be, int32, txIdle } from "../wire/codec.ts";
 import { errorBytes, readError, readErrorFields, type WireError } from "../wire/errors.ts";
 import type { Endpoint } from "./endpoint.ts";
 import type { Holder, InternalResult, ServerOwner } from "./holder.ts";
 import { owed } from "./ring.ts";
 import { readRow } from "./rows.ts";
-import { ServerFrames } from "./server-frames.ts";
+import { ServerAnswers } from "./server-answers.ts";
 import type { ServerLogin } from "./server-login.ts";
 import { type Statement, serverNamePrefix } from "./statements.ts";
 
@@ -29,7 +36,7 @@ type Internal = {
 /** Shared statements on one connection. */
 const mostStatements = 500;
 
-export class Server extends ServerFrames implements LinkOwner {
+export class Server extends ServerAnswers implements LinkOwner {
   readonly id: number;
   readonly owner: ServerOwner;
   login: ServerLogin | undefined;
@@ -45,12 +52,6 @@ export class Server extends ServerFrames implements LinkOwner {
   cancelKey: Buffer | undefined;
   /** Cancel requests on their way to this connection's process: it must not be given to another client meanwhile. */
   cancels = 0;
-  /** How many such answers the client already had before its request was made again. */
-  hidePrelude = 0;
-  /** Of the answers that the client has seen: those that only say that parsing, binding or closing worked. */
-  preludeSeen = 0;
-  /** A hash of the description of rows among these. */
-  rowsSeen = 0;
   hideReady = false;
   connectedAtMs = 0;
   usedAtMs = 0;
@@ -121,6 +122,17 @@ export class Server extends ServerFrames implements LinkOwner {
   }
   #stale: Set<Statement> | undefined;
 
+  /** Closes all shared statements. */
+  closeShared(): void {
+    for (const { serverName } of new Set([...this.statements, ...(this.#stale ?? [])])) {
+      const close = closeStatement(serverName.toString());
+      this.ring.push(owed.closeHidden);
+      this.link.send(close, 0, close.length);
+    }
+    this.statements.clear();
+    this.#stale = undefined;
+  }
+
   /** It was prepared here before definitions changed: who parses it anew must not get the old plan. */
   outdated(statement: Statement, epoch: number): boolean {
     if (this.#epoch !== epoch) {
@@ -153,9 +165,9 @@ export class Server extends ServerFrames implements LinkOwner {
     for (;;) {
       const head = ring.head;
       if (head === owed.parseMade) {
-        if (this.#prelude()) holder?.link.send(parseCompleteBytes, 0, 5);
+        if (this.prelude()) holder?.link.send(parseCompleteBytes, 0, 5);
       } else if (head === owed.closeMade) {
-        if (this.#prelude()) holder?.link.send(closeCompleteBytes, 0, 5);
+        if (this.prelude()) holder?.link.send(closeCompleteBytes, 0, 5);
       } else if (head !== owed.copyEnd) return;
       ring.pop();
     }
@@ -206,26 +218,26 @@ export class Server extends ServerFrames implements LinkOwner {
         }
         if (head !== owed.parse) return true;
         ring.pop();
-        return this.#prelude();
+        return this.prelude();
       case be.bindComplete:
         if (head === owed.bind) ring.pop();
-        return this.#prelude();
+        return this.prelude();
       case be.closeComplete:
         if (head === owed.closeHidden) {
           ring.pop();
           return false;
         }
         if (head === owed.close) ring.pop();
-        return this.#prelude();
+        return this.prelude();
       case be.noData:
         if (head === owed.describe) ring.pop();
-        return this.#prelude();
+        return this.prelude();
       case be.parameterDescription:
         this.answersSeen++;
         return true;
       case be.rowDescription:
         if (head === owed.describe) ring.pop();
-        return this.#rowDescription(bytes, start, end);
+        return this.rowDescription(bytes, start, end);
       case be.commandComplete:
         this.#complete(bytes, start, end, ring.plan(0), head);
         this.answersSeen++;
@@ -273,30 +285,6 @@ export class Server extends ServerFrames implements LinkOwner {
     renamed.writeInt32BE(told, 5);
     this.instead = renamed;
     return false;
-  }
-
-  /** Answers that are the same wherever a request is made; those that the client has had already are hidden. */
-  #prelude(): boolean {
-    if (this.hidePrelude > 0) {
-      this.hidePrelude--;
-      return false;
-    }
-    this.preludeSeen++;
-    return true;
-  }
-
-  /** The one that a client has had already must be the same as that of the request when it is made again. */
-  #rowDescription(bytes: Buffer, start: number, end: number): boolean {
-    let hash = 0x811c9dc5 | 0;
-    for (let at = start; at < end; at++) hash = Math.imul(hash ^ (bytes[at] as number), 0x01000193);
-    if (this.rowsSeen !== 0 && this.hidePrelude === 0) this.answersSeen++;
-    const hidden = !this.#prelude();
-    if (hidden && hash !== this.rowsSeen) {
-      this.answersSeen++;
-      this.close("the columns of a request have changed since it was made first");
-    }
-    this.rowsSeen = hash;
-    return !hidden;
   }
 
   #complete(bytes: Buffer, start: number, end: number, plan: Plan | undefined, head: number): void {

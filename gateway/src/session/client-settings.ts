@@ -1,8 +1,9 @@
 /** The settings of a client's session: what its statements change, what RESET goes back to, what follows its read level. */
+import { customNamesIn, type ProbeResult, probeSql, readProbe } from "../pool/probe.ts";
 import type { Server } from "../pool/server.ts";
 import type { Statement } from "../pool/statements.ts";
 import { levelChanges, type ReadLevel, sameLevel } from "../route/choose-follower.ts";
-import { type Effect, pins } from "../text/plan.ts";
+import { type Effect, pins, probedPins } from "../text/plan.ts";
 import { readyForQuery } from "../wire/build.ts";
 import { txIdle, txOpen } from "../wire/codec.ts";
 import { ClientState } from "./client-state.ts";
@@ -126,4 +127,33 @@ export abstract class ClientSettings extends ClientState {
 
   /** The status of a ReadyForQuery that the client is still to get, or 0. */
   protected heldReady = 0;
+
+  /** Looks at the session's state, which nobody else knows; `done` isn't called if the server is lost over it. */
+  protected probe(server: Server, done: () => void): void {
+    const { pool } = this;
+    server.internal(probeSql(pool.customNames, pool.readFunctionsNow(), pool.listsSettings), (result) => {
+      if (server.phase === "closed") return;
+      server.settingsChanged = false;
+      if (result.error !== undefined) this.pins |= pins.unknown;
+      else this.#probed(server, readProbe(result.rows, pool.user));
+      done();
+    });
+  }
+
+  #probed(server: Server, found: ProbeResult): void {
+    const before = this.pool.customNames.size;
+    for (const [, body] of found.functions) this.pool.noteCustomNames(customNamesIn(body));
+    if (this.pool.customNames.size > before) this.needProbe = true; // look again, with the new names
+    this.pins = (this.pins & ~probedPins) | found.pins;
+    if (found.usedTemp) server.usedTemp = true;
+    if (this.verbatim && (found.pins & pins.prepared) === 0) {
+      this.verbatim = false;
+      this.statements = undefined;
+      this.unnamed = undefined;
+      server.statements.clear();
+    }
+    const settings = settingsOf(found.settings);
+    server.settings = settings;
+    this.settings = settings;
+  }
 }

@@ -4,7 +4,6 @@
  */
 
 import type { Pool } from "../pool/pool.ts";
-import { customNamesIn, type ProbeResult, probeSql, readProbe } from "../pool/probe.ts";
 import type { Server } from "../pool/server.ts";
 import type { Waiter } from "../pool/waiters.ts";
 import { pins, probedPins } from "../text/plan.ts";
@@ -19,7 +18,7 @@ import { Inbox } from "./inbox.ts";
 import { pinnedSessionLost, tellLoss } from "./loss.ts";
 import { waitForLsnSql } from "./position.ts";
 import { consume } from "./requests.ts";
-import { noSettings, settingsChangeSql, settingsOf } from "./settings.ts";
+import { noSettings, settingsChangeSql } from "./settings.ts";
 
 export class Client extends ClientRepeats implements LinkOwner, Waiter {
   readonly #inbox = new Inbox();
@@ -333,13 +332,8 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       this.needProbe = false;
       this.blocked = true;
       this.#probing = true;
-      const sql = probeSql(this.pool.customNames, this.pool.readFunctionsNow(), this.pool.listsSettings);
-      server.internal(sql, (result) => {
-        if (server.phase === "closed") return;
+      this.probe(server, () => {
         this.#probing = false;
-        server.settingsChanged = false;
-        if (result.error !== undefined) this.pins |= pins.unknown;
-        else this.#probed(server, readProbe(result.rows, this.pool.user));
         this.blocked = false;
         this.afterReady();
         if (!this.gone && !this.blocked) this.unblock();
@@ -366,23 +360,6 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
     const server = this.streamTo;
     this.streamTo = undefined;
     if (server !== undefined && server === this.server && server.ring.length === 0) this.afterReady();
-  }
-
-  #probed(server: Server, found: ProbeResult): void {
-    const before = this.pool.customNames.size;
-    for (const [, body] of found.functions) this.pool.noteCustomNames(customNamesIn(body));
-    if (this.pool.customNames.size > before) this.needProbe = true; // look again, with the new names
-    this.pins = (this.pins & ~probedPins) | found.pins;
-    if (found.usedTemp) server.usedTemp = true;
-    if (this.verbatim && (found.pins & pins.prepared) === 0) {
-      this.verbatim = false;
-      this.statements = undefined;
-      this.unnamed = undefined;
-      server.statements.clear();
-    }
-    const settings = settingsOf(found.settings);
-    server.settings = settings;
-    this.settings = settings;
   }
 
   #letGo(): void {

@@ -1,0 +1,35 @@
+/** What a client has had of the answers to its request, in case that must be made again: it gets none of it twice. */
+import { ServerFrames } from "./server-frames.ts";
+
+export abstract class ServerAnswers extends ServerFrames {
+  /** How many answers the client already had before its request was made again. */
+  hidePrelude = 0;
+  /** Of the answers that the client has seen: those that only say that parsing, binding or closing worked. */
+  preludeSeen = 0;
+  /** A hash of the description of rows among these. */
+  rowsSeen = 0;
+
+  /** Answers that are the same wherever a request is made; those that the client has had already are hidden. */
+  protected prelude(): boolean {
+    if (this.hidePrelude > 0) {
+      this.hidePrelude--;
+      return false;
+    }
+    this.preludeSeen++;
+    return true;
+  }
+
+  /** The one that a client has had already must be the same as that of the request when it is made again. */
+  protected rowDescription(bytes: Buffer, start: number, end: number): boolean {
+    let hash = 0x811c9dc5 | 0;
+    for (let at = start; at < end; at++) hash = Math.imul(hash ^ (bytes[at] as number), 0x01000193);
+    if (this.rowsSeen !== 0 && this.hidePrelude === 0) this.answersSeen++;
+    const hidden = !this.prelude();
+    if (hidden && hash !== this.rowsSeen) {
+      this.answersSeen++;
+      this.close("the columns of a request have changed since it was made first");
+    }
+    this.rowsSeen = hash;
+    return !hidden;
+  }
+}
