@@ -98,8 +98,11 @@ const setsTempBuffers = (effect: Effect): boolean => effect.kind === "set" && ef
 export function enterVerbatim(client: Client, server: Server): void {
   client.blocked = true;
   client.verbatim = true;
+  // A function may have prepared something for the client: then only what is shared goes.
+  const hasOwn = (client.pins & pins.prepared) !== 0;
   client.pins |= pins.prepared;
-  server.internal("DEALLOCATE ALL", () => {
+  if (hasOwn) server.closeShared();
+  server.internal(hasOwn ? "" : "DEALLOCATE ALL", () => {
     if (server.phase === "closed") return;
     server.statements.clear();
     if (client.statements !== undefined && client.statements.size > 0) {

@@ -263,11 +263,14 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       if (this.otherWork && (this.pins & probedPins) === 0) this.needProbe = true;
     }
     if (status === txIdle) {
-      this.otherWork = false;
       if (this.changesDefaults) this.pool.host.defaultsChanged();
-      this.changesDefaults = false;
       if (this.changesDefinitions) this.pool.definitionsChanged();
-      this.changesDefinitions = false;
+      if (server.ring.length === 0) {
+        // Otherwise what is noted may be of a request that is still under way.
+        this.otherWork = false;
+        this.changesDefaults = false;
+        this.changesDefinitions = false;
+      }
     }
     if (status !== txIdle) return status === txOpen && this.resetInTransaction(server);
     this.resets = undefined;
