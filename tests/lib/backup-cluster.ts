@@ -38,7 +38,10 @@ export async function prepareBackupCluster(t: Teardown, options: BackupClusterOp
   const { bin } = await ensurePostgres();
   const planned = planCluster({ cluster: "main", binDir: bin, nodes: 3, basePort: cluster.basePort });
   const { hosts } = options;
-  const nodes = planned.nodes.map((node, i) => ({ ...node, host: hosts?.[i] ?? node.host }));
+  const nodes = planned.nodes.map((node, i) => {
+    const { pooler: _, poolerRead: __, ...ports } = node.ports; // nobody would use them
+    return { ...node, host: hosts?.[i] ?? node.host, ports };
+  });
   const usual = localBackup((await ensurePgbackrest()).command);
   writeCluster(cluster.dir, { ...planned, nodes }, options.settings, options.backup(usual, cluster.dir));
   openDirToPostgres(cluster.dir);

@@ -90,6 +90,7 @@ export class LabCluster {
       zones,
       policy,
       basePort: 5500,
+      gateway: false, // nobody would use it
     });
     const zoneNumber = (zone: string): number => zones.indexOf(zone) + 1;
     const machines = [...plan.nodes, ...plan.orchestrators].map(({ id, zone }) => ({
