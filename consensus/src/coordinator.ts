@@ -269,10 +269,14 @@ function verdictOf(attempt: Attempt): Verdict {
 function considerRecruits(work: Work): void {
   const { attempt } = work;
   assert(attempt.phase.kind === "recruiting", "recruits are considered while recruiting");
-  const allAnswered = ![...attempt.pendingCalls.values()].some((call) => call.method === "recruit");
+  const missing = [...attempt.pendingCalls.values()].filter((call) => call.method === "recruit");
+  const allAnswered = missing.length === 0;
   const verdict = verdictOf(attempt);
   if (verdict.ok) {
-    if (allAnswered || work.state.options.graceMs === 0) {
+    // The others' logs are worth a short wait; the dead leader's tail isn't.
+    const { leader } = attempt.request;
+    const onlyTheDead = leader?.ended === true && missing.every(({ node }) => node === leader.node);
+    if (onlyTheDead || allAnswered || work.state.options.graceMs === 0) {
       proceed(work);
     } else if (!attempt.phase.graceStarted) {
       work.change({ phase: { kind: "recruiting", graceStarted: true } });

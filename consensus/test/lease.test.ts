@@ -175,6 +175,20 @@ t.test("what a recruited node confirmed last is old: so much less is left of a l
   t.end();
 });
 
+t.test("a dead leader's answer isn't waited for", (t) => {
+  const others = (leader: ChangeRequest["leader"]): string => {
+    const attempt = recruit([], leader === undefined ? {} : { leader });
+    for (const id of ["n2", "n3"])
+      attempt.feed({ kind: "reply", callId: `6/recruit/${id}`, result: report(nodeId(id), 5, 10, 0) });
+    return attempt.brief();
+  };
+  const n1 = ids[0] as NodeId;
+  t.match(others(undefined), /^grace \d+$/, "anybody may have more of the log");
+  t.match(others({ node: n1, term: term(5) }), /^grace \d+$/);
+  t.equal(others({ node: n1, term: term(5), ended: true }), "elect n2");
+  t.end();
+});
+
 t.test("a claim older than the log says nothing about who leads", (t) => {
   const n2 = report(ids[1] as NodeId, 5, 10, 500);
   const n3 = report(ids[2] as NodeId, 5, 10, 500);
