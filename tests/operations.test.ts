@@ -1,5 +1,13 @@
-// Planned changes of a running cluster, under load, through the CLI: nodes that come and go, another policy, other
-// settings, restarts. Nothing is lost, and each is finished when the verb returns.
+// Planned changes of a running cluster, under load, through the CLI: nodes that come and go, other zones, another policy,
+// other settings, restarts, another release of Postgres. Nothing is lost, and each is finished when the verb returns.
+// QUORATE_EVERY_STEP=1 (npm run interrupted) moves every zone; without it one is moved.
+import { execFile } from "node:child_process";
+import { mkdtempSync, readlinkSync, rmSync } from "node:fs";
+import path from "node:path";
+import { promisify } from "node:util";
+import { sendSignal } from "@quorate/common";
+import { paths } from "@quorate/orchestrator/cluster/files.ts";
+import { livePid } from "@quorate/orchestrator/cluster/processes.ts";
 import t, { type Test } from "tap";
 import { quorate, type TestCluster } from "./lib/cluster.ts";
 import { withClient } from "./lib/contents.ts";
@@ -9,6 +17,37 @@ async function done(test: Test, cluster: TestCluster, ...args: string[]): Promis
   const run = await quorate(...args, "--dir", cluster.dir);
   test.equal(run.code, 0, `quorate ${args.join(" ")}\n${run.stdout}${run.stderr}`);
   return run.stdout;
+}
+
+const runFile = promisify(execFile);
+const everyZone = process.env["QUORATE_EVERY_STEP"] !== undefined;
+
+/** Meanwhile no orchestrator lives for long; the supervisor starts each again. Returns how many died. */
+async function killingOrchestrators(cluster: TestCluster, work: Promise<unknown>): Promise<number> {
+  let killed = 0;
+  const timer = setInterval(() => {
+    for (const { id } of cluster.open.file.orchestrators) {
+      const pid = livePid(paths.orchestratorPid(cluster.dir, id), paths.orchestratorConfig(cluster.dir, id));
+      if (pid !== undefined && sendSignal(pid, "SIGKILL")) killed += 1;
+    }
+  }, 700);
+  try {
+    await work;
+  } finally {
+    clearInterval(timer);
+  }
+  return killed;
+}
+
+/** The same programs elsewhere, as another release would be. */
+async function otherRelease(test: Test, binDir: string): Promise<string> {
+  const prefix = path.dirname(binDir);
+  const parent = mkdtempSync(`${prefix}.test-`);
+  test.teardown(() => rmSync(parent, { recursive: true, force: true }));
+  await runFile("chmod", ["755", parent]);
+  const copy = path.join(parent, "postgresql");
+  await runFile("cp", ["-al", prefix, copy]);
+  return path.join(copy, "bin");
 }
 
 async function cohort(cluster: TestCluster): Promise<{ cohort: readonly string[]; policy: string } | null> {
@@ -21,7 +60,8 @@ t.test("a node is added, the leader removed, an observer comes and goes", async 
     test.match(dry, /1\. point n4 at .*\n2\. write ruleset 3 .*\n.*Nothing was changed/s);
     test.same(cluster.ids, ["n1", "n2", "n3"]);
 
-    await done(test, cluster, "node", "add", "--zone", "b");
+    const added = await killingOrchestrators(cluster, done(test, cluster, "node", "add", "--zone", "d"));
+    test.comment(`${added} orchestrators were killed meanwhile`);
     cluster.reopen();
     test.same(cluster.ids, ["n1", "n2", "n3", "n4"]);
     test.same((await cohort(cluster))?.cohort, ["n1", "n2", "n3", "n4"]);
@@ -32,6 +72,16 @@ t.test("a node is added, the leader removed, an observer comes and goes", async 
     cluster.reopen();
     test.notOk(cluster.ids.includes(leader), "the leader handed over and is gone");
     await nextAck(append);
+    if (everyZone) {
+      for (const [old, zone] of cluster.ids.filter((id) => id !== "n4").map((id, i) => [id, "ef"[i] ?? ""])) {
+        await done(test, cluster, "node", "add", "--zone", zone ?? "");
+        await done(test, cluster, "node", "remove", old ?? "", "--purge");
+        cluster.reopen();
+        await nextAck(append);
+      }
+      const zones = cluster.open.file.nodes.map(({ zone }) => zone);
+      test.same([...zones].sort(), ["d", "e", "f"], "the whole cluster has moved");
+    }
 
     await done(test, cluster, "node", "add", "--observer", "--id", "watcher");
     cluster.reopen();
@@ -61,7 +111,12 @@ t.test("policy, settings and restarts of a running cluster", async (test) => {
     test.equal((await cluster.picture()).term, term, "without a leader change");
     await done(test, cluster, "policy", "set", "majority");
 
-    await done(test, cluster, "cluster", "set", "--value", "work_mem=7MB");
+    const change = done(test, cluster, "cluster", "set", "--value", "work_mem=7MB", "--json");
+    const died = await killingOrchestrators(cluster, change);
+    test.ok(died > 0, `${died} orchestrators were killed meanwhile`);
+    const { steps, ...rest } = JSON.parse(await change);
+    test.same(rest, { done: true });
+    test.ok(steps.length >= 4, "JSON tells the steps");
     for (const id of cluster.ids)
       await withClient(cluster.superuser(id), async (client) => {
         const { rows } = await client.query("show work_mem");
@@ -75,6 +130,22 @@ t.test("policy, settings and restarts of a running cluster", async (test) => {
     test.match(unsafe.stderr, /safety/);
     const lower = await quorate("cluster", "set", "--value", "max_connections=10", "--dir", cluster.dir);
     test.match(lower.stderr, /only be raised/);
+
+    const before = (await cluster.picture()).term;
+    const binDir = await otherRelease(test, cluster.bin);
+    const nothing = await quorate("cluster", "upgrade", "--bin-dir", cluster.dir, "--dir", cluster.dir);
+    test.not(nothing.code, 0);
+    test.match(nothing.stderr, /there is no postgres in it/);
+    await done(test, cluster, "cluster", "upgrade", "--bin-dir", binDir);
+    for (const id of cluster.ids)
+      test.equal(
+        path.dirname(readlinkSync(`/proc/${cluster.postmasterPid(id)}/exe`)),
+        binDir,
+        `${id} runs the other release`,
+      );
+    test.ok((await cluster.picture()).term > before, "one after the other, the leader handed over");
+    await done(test, cluster, "cluster", "upgrade", "--bin-dir", cluster.bin);
+    await nextAck(append);
 
     const plan = JSON.parse(await done(test, cluster, "cluster", "restart", "--dry-run", "--json"));
     test.equal(plan.steps.length, 4, "three restarts and a handover");
