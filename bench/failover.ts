@@ -1,16 +1,18 @@
 /**
  * npm run bench:failover — kills the leader's Postgres again and again under load, and measures the write gap (last
  * acknowledged to next acknowledged row of one appending client), the time until the killed node streams again, and
- * acknowledged rows lost.
+ * acknowledged rows lost. With --planned it hands leadership over instead, and the client goes through the gateway, as
+ * users' do, and counts its errors.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { messageOf } from "@quorate/common";
 import { followPicture } from "@quorate/orchestrator/cli/status.ts";
+import { gatewayUrl } from "@quorate/orchestrator/cluster/files.ts";
 import type { ClusterPicture } from "@quorate/orchestrator/view.ts";
 import { Command } from "commander";
 import { AppendClient } from "../tests/lib/append-client.ts";
 import { createAppendLog, judgeCluster } from "../tests/lib/checks.ts";
-import { TestCluster } from "../tests/lib/cluster.ts";
+import { quorate, TestCluster } from "../tests/lib/cluster.ts";
 import { Pgbench } from "../tests/lib/pgbench.ts";
 import { formatRow, summarize } from "./statistics.ts";
 
@@ -21,6 +23,7 @@ interface Options {
   readonly scale: number;
   readonly settleMs: number;
   readonly stories: boolean;
+  readonly planned: boolean;
   readonly json: boolean;
 }
 
@@ -84,6 +87,21 @@ async function killOnce(cluster: TestCluster, append: AppendClient, eye: Eye): P
   return { from, to, gapMs: append.longestGapSince(killedMs).gapMs, rejoinMs: rejoinedMs - killedMs };
 }
 
+/** Through the CLI, like an operator. The gap is that of the client, not what the verb takes. */
+async function handOver(cluster: TestCluster, append: AppendClient, eye: Eye): Promise<Kill> {
+  const from = await cluster.leader();
+  const to = cluster.ids[(cluster.ids.indexOf(from) + 1) % cluster.ids.length] ?? from;
+  const fromMs = performance.now();
+  const { code, stderr } = await quorate("switchover", "--to", to, "--dir", cluster.dir);
+  if (code !== 0) throw new Error(stderr);
+  await append.ackAfter();
+  const rejoinedMs = await eye.seen(
+    `${from} to stream`,
+    ({ leader, nodes }) => leader === to && nodes.find(({ id }) => id === from)?.streaming === true,
+  );
+  return { from, to, gapMs: append.longestGapSince(fromMs).gapMs, rejoinMs: rejoinedMs - fromMs };
+}
+
 async function run(options: Options): Promise<void> {
   const cleanups: (() => Promise<void> | void)[] = [];
   const say = (line: string): void => {
@@ -92,13 +110,14 @@ async function run(options: Options): Promise<void> {
   try {
     const cluster = await TestCluster.start(
       { teardown: (clean) => cleanups.push(clean) },
-      { nodes: options.nodes },
+      { nodes: options.nodes, gateway: options.planned },
     );
     await cluster.waitUntilWhole();
     await createAppendLog(cluster);
     const pgbench = new Pgbench(cluster, { scale: options.scale, clients: options.clients });
     await pgbench.initialize();
-    const append = new AppendClient(cluster.urls);
+    const throughGateway = options.planned ? gatewayUrl(cluster.open) : undefined;
+    const append = new AppendClient(throughGateway === undefined ? cluster.urls : [throughGateway]);
     const eye = new Eye(cluster);
     cleanups.unshift(
       () => pgbench.stop(),
@@ -114,11 +133,11 @@ async function run(options: Options): Promise<void> {
     });
     for (let i = 1; i <= options.kills; i++) {
       await delay(options.settleMs); // let the load run
-      const kill = await killOnce(cluster, append, eye);
+      const kill = await (options.planned ? handOver : killOnce)(cluster, append, eye);
       kills.push(kill);
       const gap = Math.round(kill.gapMs);
       say(
-        `kill ${i}: ${kill.from} → ${kill.to}, write gap ${gap} ms, streams again after ${Math.round(kill.rejoinMs)} ms`,
+        `${options.planned ? "handover" : "kill"} ${i}: ${kill.from} → ${kill.to}, write gap ${gap} ms, streams again after ${Math.round(kill.rejoinMs)} ms`,
       );
       if (options.stories) say(await cluster.story(storyLines));
       await eye.seen("a whole cluster", ({ leader, nodes }) =>
@@ -145,6 +164,7 @@ function report(
   const lost = new Set(Object.values(verdict.lost).flat()).size;
   const different = new Set(Object.values(verdict.contents).map((each) => JSON.stringify(each))).size > 1;
   const damaged = Object.values(verdict.damage).flat();
+  const errors = Object.fromEntries(append.errors);
   if (options.json) {
     console.log(
       JSON.stringify({
@@ -152,6 +172,7 @@ function report(
         gap,
         rejoin,
         acked: append.acks.length,
+        errors,
         lost,
         different,
         damaged,
@@ -160,12 +181,13 @@ function report(
   } else {
     console.log("");
     console.log(
-      `${kills.length} kills of the leader, ${options.nodes} nodes, pgbench with ${options.clients} clients`,
+      `${kills.length} ${options.planned ? "handovers" : "kills of the leader"}, ${options.nodes} nodes, pgbench with ${options.clients} clients`,
     );
     console.log(formatRow("", ["min", "p50", "p99", "max"]));
     console.log(formatRow("write gap, ms", [gap.min, gap.p50, gap.p99, gap.max]));
     console.log(formatRow("streams again, ms", [rejoin.min, rejoin.p50, rejoin.p99, rejoin.max]));
     console.log(`acknowledged rows ${append.acks.length}, of these lost ${lost}`);
+    console.log(`errors of the client by code: ${JSON.stringify(errors)}`);
     console.log(
       `contents of the nodes ${different ? "DIFFER" : "equal"}; amcheck: ${damaged.join("; ") || "clean"}`,
     );
@@ -180,6 +202,7 @@ const command = new Command("bench:failover")
   .option("--clients <count>", "clients of pgbench", Number, 4)
   .option("--scale <count>", "scale of pgbench", Number, 2)
   .option("--settle-ms <ms>", "load between two kills", Number, 2_000)
+  .option("--planned", "hand leadership over; the client goes through the gateway", false)
   .option("--stories", "what all components said about each kill", false)
   .option("--json", "one line for programs", false)
   .parse();

@@ -120,12 +120,14 @@ export class AppendClient {
 }
 
 const askAgainMs = 5;
+/** A server that is starting refuses each attempt with a process of its own: asked too often it takes longer. */
+const connectAgainMs = 25;
 
 async function becomesWriter(url: string, isOver: () => boolean): Promise<pg.Client> {
   while (!isOver()) {
     const client = await connectWriter(url, isOver).catch(() => undefined);
     if (client !== undefined) return client;
-    await pause(askAgainMs);
+    await pause(connectAgainMs);
   }
   throw new Error("somebody else was found");
 }
