@@ -1,5 +1,5 @@
 /**
- * Keeps a node ready for failover slots (docs/sidecar.md, "Logical slots"): tells Postgres where the leader is whose
+ * Keeps a node ready for failover slots (docs/operating.md, "Logical slots"): tells Postgres where the leader is whose
  * slots it shall copy, keeps the slot that the copier asks for, and removes what would block the copying.
  */
 import { readFile } from "node:fs/promises";
