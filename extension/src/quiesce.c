@@ -126,6 +126,7 @@ hold_ProcessUtility(PlannedStmt *pstmt, const char *queryString,
 		!castNode(CopyStmt, pstmt->utilityStmt)->is_from &&
 		castNode(CopyStmt, pstmt->utilityStmt)->relation != NULL)
 		quorate_check_read();
+	quorate_note_utility(pstmt->utilityStmt);
 	if (next_ProcessUtility)
 		next_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 							params, queryEnv, dest, qc);

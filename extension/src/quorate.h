@@ -149,6 +149,8 @@ extern void quorate_check_read(void);
 extern void quorate_install_report(void);
 extern XLogRecPtr quorate_visible_here(void);
 extern void quorate_note_read(void);
+extern void quorate_note_function(Oid function);
+extern void quorate_note_utility(Node *statement);
 
 /* status.c */
 extern const char *quorate_state_name(const QuorumInfo *info, bool stopping);

@@ -159,10 +159,14 @@ quorate_check_read(void)
  * go through no executor.
  */
 static void
-check_fast_path(ObjectAccessType access, Oid classId, Oid objectId, int subId, void *arg)
+note_function_call(ObjectAccessType access, Oid classId, Oid objectId, int subId, void *arg)
 {
-	if (access == OAT_FUNCTION_EXECUTE && ActivePortal == NULL)
-		quorate_check_read();
+	if (access == OAT_FUNCTION_EXECUTE)
+	{
+		quorate_note_function(objectId);
+		if (ActivePortal == NULL)
+			quorate_check_read();
+	}
 	if (next_object_access)
 		next_object_access(access, classId, objectId, subId, arg);
 }
@@ -200,5 +204,5 @@ void
 quorate_install_read_hooks(void)
 {
 	next_object_access = object_access_hook;
-	object_access_hook = check_fast_path;
+	object_access_hook = note_function_call;
 }

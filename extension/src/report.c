@@ -16,7 +16,9 @@
  *		not go back in time wait for it elsewhere.
  *	quorate.settings_changes	goes up when the transaction may have left a
  *		setting behind, by whatever means: then it's worth to look at
- *		quorate.session_settings().
+ *		quorate.session_settings().  The same for what no setting shows:
+ *		temporary objects, session advisory locks, LISTEN, prepared statements,
+ *		cursors with hold.
  *
  * Runs in client backends; no locks.
  *
@@ -28,7 +30,14 @@
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
 #include "funcapi.h"
+#include "libpq/libpq.h"
+#include "libpq/pqformat.h"
+#include "libpq/protocol.h"
+#include "nodes/parsenodes.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/tuplestore.h"
@@ -46,6 +55,9 @@ static char *last_commit_lsn = NULL;
 static char *last_read_lsn = NULL;
 static int	settings_changes = 0;
 static char *read_level = NULL;
+
+/* Something has run that may leave behind what no setting shows. */
+static bool left_behind = false;
 
 static void
 report_lsn(const char *parameter, XLogRecPtr lsn)
@@ -130,6 +142,54 @@ report_settings_changes(void)
 	SetConfigOption(SETTINGS_CHANGES, text, PGC_INTERNAL, PGC_S_OVERRIDE);
 }
 
+/* A function is about to be called, from wherever. */
+void
+quorate_note_function(Oid function)
+{
+	switch (function)
+	{
+		case F_PG_ADVISORY_LOCK_INT8:
+		case F_PG_ADVISORY_LOCK_INT4_INT4:
+		case F_PG_ADVISORY_LOCK_SHARED_INT8:
+		case F_PG_ADVISORY_LOCK_SHARED_INT4_INT4:
+		case F_PG_TRY_ADVISORY_LOCK_INT8:
+		case F_PG_TRY_ADVISORY_LOCK_INT4_INT4:
+		case F_PG_TRY_ADVISORY_LOCK_SHARED_INT8:
+		case F_PG_TRY_ADVISORY_LOCK_SHARED_INT4_INT4:
+			left_behind = true;
+			break;
+		default:
+			break;
+	}
+}
+
+/* The same for a utility statement. */
+void
+quorate_note_utility(Node *statement)
+{
+	if (IsA(statement, ListenStmt) || IsA(statement, PrepareStmt) ||
+		(IsA(statement, DeclareCursorStmt) &&
+		 (castNode(DeclareCursorStmt, statement)->options & CURSOR_OPT_HOLD) != 0))
+		left_behind = true;
+}
+
+/*
+ * Locks and prepared statements outlive a rollback, but a parameter set while
+ * one is under way goes back with it: the client is told directly.
+ */
+static void
+report_after_rollback(void)
+{
+	StringInfoData message;
+
+	if (whereToSendOutput != DestRemote || proc_exit_inprogress)
+		return;
+	pq_beginmessage(&message, PqMsg_ParameterStatus);
+	pq_sendstring(&message, SETTINGS_CHANGES);
+	pq_sendstring(&message, "0");
+	pq_endmessage(&message);
+}
+
 static void
 report_after_transaction(XactEvent event, void *arg)
 {
@@ -140,7 +200,9 @@ report_after_transaction(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
-			changed = guc_session_changes != seen;
+			changed = guc_session_changes != seen || left_behind ||
+				(MyXactFlags & XACT_FLAGS_ACCESSEDTEMPNAMESPACE) != 0;
+			left_behind = false;
 			if (event == XACT_EVENT_COMMIT && (report_commit_lsn || report_read_lsn) &&
 				!report_commit() && report_read_lsn)
 				report_read();
@@ -150,6 +212,9 @@ report_after_transaction(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_ABORT:
 			seen = guc_session_changes; /* undone */
+			if (left_behind && report_settings)
+				report_after_rollback();
+			left_behind = false;
 			break;
 		default:
 			break;

@@ -73,6 +73,28 @@ SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
 BEGIN; SAVEPOINT s; SET work_mem = '1MB'; RELEASE s; COMMIT;
 SET search_path = 'Odd "name', public;
 SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+
+-- and what no setting shows
+SELECT current_setting('quorate.settings_changes') AS n \gset
+CREATE TEMP TABLE regress_quorate_temp (a int);
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+INSERT INTO regress_quorate_temp VALUES (1);
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+SELECT pg_try_advisory_lock(18);
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+LISTEN regress_quorate;
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+PREPARE regress_quorate AS SELECT 1;
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+BEGIN; DECLARE regress_quorate CURSOR WITH HOLD FOR SELECT 1; COMMIT;
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+BEGIN; DECLARE regress_quorate_brief CURSOR FOR SELECT 1; SELECT pg_advisory_xact_lock(18); COMMIT;
+SELECT current_setting('quorate.settings_changes')::int - :n AS changes;
+CLOSE regress_quorate;
+DEALLOCATE regress_quorate;
+UNLISTEN *;
+SELECT pg_advisory_unlock(18);
+DROP TABLE regress_quorate_temp;
 SELECT * FROM quorate.session_settings() WHERE name NOT LIKE 'quorate.%' AND name NOT IN
 ('datestyle', 'DateStyle', 'intervalstyle', 'IntervalStyle', 'TimeZone') ORDER BY name COLLATE "C";
 RESET ALL;
