@@ -2,7 +2,7 @@
 import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
 import type { Statement } from "../pool/statements.ts";
-import { type Effect, type Plan, pins, plainWrite } from "../text/plan.ts";
+import { type Effect, type Plan, pins, plainWrite, probedPins } from "../text/plan.ts";
 import { message } from "../wire/build.ts";
 import { fe, txFailed, txIdle } from "../wire/codec.ts";
 import type { Client } from "./client.ts";
@@ -99,7 +99,7 @@ export function enterVerbatim(client: Client, server: Server): void {
   client.blocked = true;
   client.verbatim = true;
   // A function may have prepared something for the client: then only what is shared goes.
-  const hasOwn = (client.pins & pins.prepared) !== 0;
+  const hasOwn = (client.pins & probedPins) !== 0;
   client.pins |= pins.prepared;
   if (hasOwn) server.closeShared();
   server.internal(hasOwn ? "" : "DEALLOCATE ALL", () => {

@@ -2,7 +2,7 @@
 import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
 import type { Statement } from "../pool/statements.ts";
-import { closeStatement } from "../wire/build.ts";
+import { closeStatement, message } from "../wire/build.ts";
 import { fe, putInt32, txFailed, zeroAt } from "../wire/codec.ts";
 import { wireError } from "../wire/errors.ts";
 import { admit, mightFail, mustDrain } from "./admission.ts";
@@ -107,7 +107,16 @@ export function nameOnServer(
   statement: Statement,
   name: string,
 ): Buffer | undefined {
-  if (client.verbatim) return undefined;
+  if (client.verbatim) {
+    if (name === "" && server.unnamed !== statement) {
+      // A query of our own has come in between, which drops it.
+      const parse = message(fe.parse, "\0", statement.body);
+      server.link.send(parse, 0, parse.length);
+      server.ring.push(owed.parseHidden, undefined, statement);
+      server.unnamed = statement;
+    }
+    return undefined;
+  }
   if (server.statements.has(statement)) return statement.serverName;
   if (name === "" && server.unnamed === statement) return nameless;
   sendParse(server, statement);
