@@ -61,6 +61,7 @@ function print(said: Said): void {
     if (reason !== undefined) console.log(`           ${reason}`);
     if (reason === undefined || given.details === true) console.log(detail.replaceAll(/^/gm, "           "));
   }
+  for (const each of said.verdict.failedDirectly) console.log(`  fails directly  ${each.slice(0, 300)}`);
   console.log(`  ${differences.length} different, ${unexplained(said.verdict).length} of them unexplained`);
 }
 

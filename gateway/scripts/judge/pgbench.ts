@@ -29,12 +29,13 @@ update pgbench_accounts set abalance = abalance - :delta where aid = :to;
 `,
   "gset.sql": `${transfer}begin;
 select abalance as before from pgbench_accounts where aid = :from for update \\gset
-update pgbench_accounts set abalance = :before + :delta where aid = :from;
-update pgbench_tellers set tbalance = tbalance + :before % 7 where tid = 1;
+update pgbench_accounts set abalance = :before::int + :delta where aid = :from;
+update pgbench_tellers set tbalance = tbalance + :before::int % 7 where tid = 1;
 end;
-select 1 as one \\; select 2 as two \\gset my_
+select 2 as two \\gset my_
 insert into pgbench_history (tid, bid, aid, delta, mtime) values (:my_two, 1, :from, :delta, now());
 `,
+  // Several statements in one query: simple mode only.
   "aset.sql": `${transfer}select 3 as three \\; select 4 as four \\aset
 insert into pgbench_history (tid, bid, aid, delta, mtime) values (:three, :four, :from, :delta, now());
 `,
@@ -52,22 +53,25 @@ update pgbench_accounts set abalance = abalance + (select count(*) from noted) w
 
 type Run = { readonly name: string; readonly args: readonly string[]; readonly script?: string };
 
+/** One thread for each client: pgbench prepares with blocking calls, which stop all clients of a thread. */
+const clients = (count: number): string[] => ["-c", String(count), "-j", String(count)];
+
 function runs(): Run[] {
   const all: Run[] = [];
   for (const mode of ["simple", "extended", "prepared"]) {
     const of = ["-M", mode];
-    all.push({ name: `tpcb, ${mode}`, args: [...of, "-c", "8", "-j", "2", "-t", "60"] });
-    all.push({ name: `tpcb, ${mode}, -C`, args: [...of, "-C", "-c", "4", "-t", "15"] });
+    all.push({ name: `tpcb, ${mode}`, args: [...of, ...clients(8), "-t", "60"] });
+    all.push({ name: `tpcb, ${mode}, -C`, args: [...of, "-C", ...clients(4), "-t", "15"] });
     all.push({
       name: `simple-update, ${mode}`,
-      args: [...of, "-b", "simple-update", "-c", "4", "-t", "60"],
+      args: [...of, "-b", "simple-update", ...clients(4), "-t", "60"],
     });
-    all.push({ name: `select-only, ${mode}`, args: [...of, "-S", "-c", "8", "-t", "100"] });
+    all.push({ name: `select-only, ${mode}`, args: [...of, "-S", ...clients(8), "-t", "100"] });
     for (const script of Object.keys(scripts)) {
-      if (mode === "simple" && script.includes("pipeline")) continue; // pgbench refuses that
+      if (mode === "simple" ? script.includes("pipeline") : script === "aset.sql") continue; // pgbench refuses that
       // What `gset` reads depends on the order of transactions: one client, so that there is one order.
-      const clients = script === "gset.sql" ? "1" : "6";
-      all.push({ name: `${script}, ${mode}`, args: [...of, "-c", clients, "-t", "40"], script });
+      const count = script === "gset.sql" ? 1 : 6;
+      all.push({ name: `${script}, ${mode}`, args: [...of, ...clients(count), "-t", "40"], script });
     }
   }
   return all;

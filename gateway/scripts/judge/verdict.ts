@@ -32,6 +32,8 @@ export type Verdict = {
   readonly direct: Readonly<Record<Outcome, number>>;
   readonly through: Readonly<Record<Outcome, number>>;
   readonly differences: readonly Difference[];
+  /** Failed directly: what they say of the gateway is nothing. */
+  readonly failedDirectly: readonly string[];
 };
 
 /** The lines of a diff that were added or removed. */
@@ -65,7 +67,10 @@ export function compare(suite: string, direct: Results, through: Results, known:
       reason: known.find((each) => explains(each, test, detail))?.reason,
     });
   }
-  return { suite, direct: count(direct), through: count(through), differences };
+  const failedDirectly = [...direct]
+    .filter(([, { outcome }]) => outcome === "failed")
+    .map(([test, { detail }]) => `${test}: ${detail?.split("\n").slice(-3).join(" | ") ?? ""}`);
+  return { suite, direct: count(direct), through: count(through), differences, failedDirectly };
 }
 
 export const unexplained = (verdict: Verdict): readonly Difference[] =>
