@@ -55,9 +55,19 @@ t.test(
     const answer = await client.until(1);
     t.equal(types(answer), "E Z", "as on a direct connection: the rows would not be what was described");
     t.match(answer[0]?.body.toString("latin1"), /C0A000/);
+    const other = await login();
+    other.send(wire.parse("", "select x from retyped"), wire.describe("S", ""), wire.sync());
+    t.equal(types(await other.until(1)), "1 t T Z");
+    other.send(wire.parse("", "select x from retyped"), wire.bind("", ""), wire.execute(""), wire.sync());
+    t.equal(types(await other.until(1)), "1 2 D C Z", "another client that parses it has the new plan");
+    client.send(wire.bind("", "known"), wire.execute(""), wire.sync());
+    t.equal(types(await client.until(1)), "E Z", "which isn't the first one's");
+    other.close();
     await owner.query("alter table retyped alter x type text");
     client.send(wire.bind("", "known"), wire.describe("P", ""), wire.execute(""), wire.sync());
     t.equal(types(await client.until(1)), "2 T D C Z");
+  client.send(wire.bind("", "known"), wire.execute(""), wire.sync());
+  t.equal(types(await client.until(1)), "2 D C Z", "from then on it knows");
     client.close();
   },
 );

@@ -70,7 +70,7 @@ export const postgresjs: Suite = {
   title: "postgres.js's suite",
   known: [
     {
-      test: "listen reconnects",
+      test: /^listen (reconnects|result reports correct connection state after reconnection)$/,
       reason:
         "the process id of the protocol is of the gateway's making: nothing to terminate by pg_terminate_backend",
     },

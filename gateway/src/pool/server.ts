@@ -353,7 +353,6 @@ export class Server extends ServerAnswers implements LinkOwner {
       const fields = readErrorFields(bytes, start, end);
       if (fields.get("C") === "0A000" && fields.get("R") === "RevalidateCachedQuery") {
         const statement = ring.statement(0);
-        if (statement !== undefined) this.statements.delete(statement);
         const again = holder?.staleStatement(statement) ?? false;
         if (again) passOn = false;
       } else if (passOn && fields.get("M")?.includes(serverNamePrefix)) {

@@ -9,10 +9,12 @@ export class Statement {
   readonly body: Buffer;
   readonly serverName: Buffer;
   readonly plan: Plan;
+  readonly key: string;
   /** How often it was parsed; a text that comes only once isn't worth a name. */
   seen = 0;
 
-  constructor(id: number, body: Buffer, plan: Plan) {
+  constructor(id: number, key: string, body: Buffer, plan: Plan) {
+    this.key = key;
     this.body = body;
     this.serverName = Buffer.from(`${serverNamePrefix}${id}`);
     this.plan = plan;
@@ -46,7 +48,7 @@ export class Statements {
       statement = this.#older.get(key);
       if (statement === undefined) {
         const body = Buffer.from(bytes.subarray(start, end));
-        statement = new Statement(this.#nextId++, body, plan(body));
+        statement = new Statement(this.#nextId++, key, body, plan(body));
       }
       if (this.#known.size >= mostStatements / 2) {
         this.#older = this.#known;
@@ -56,6 +58,19 @@ export class Statements {
     }
     statement.seen++;
     return statement;
+  }
+
+  /**
+   * Definitions have changed: who parses the text from now on gets another statement. Those who have the old one keep
+   * it, with its old plan, so that PostgreSQL tells them if their description of it is wrong.
+   */
+  renew(old: Statement): Statement {
+    const current = this.#known.get(old.key) ?? this.#older.get(old.key);
+    if (current !== undefined && current !== old) return current;
+    const made = new Statement(this.#nextId++, old.key, old.body, old.plan);
+    made.seen = old.seen;
+    this.#known.set(old.key, made);
+    return made;
   }
 
   get size(): number {

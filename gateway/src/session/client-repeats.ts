@@ -43,8 +43,9 @@ export abstract class ClientRepeats extends ClientSettings {
   staleStatement(statement: Statement | undefined): boolean {
     const server = this.server as Server;
     if (statement === undefined) return false;
-    server.dropStatement(statement);
-    this.pool.host.statements.epoch++; // who changed them doesn't use this gateway
+    const { statements } = this.pool.host;
+    statements.epoch++; // who changed them doesn't use this gateway
+    const renewed = statements.renew(statement);
     const { ring } = server;
     const again =
       server.status === txIdle &&
@@ -59,6 +60,13 @@ export abstract class ClientRepeats extends ClientSettings {
       ring.count(owed.sync) === 1 &&
       describesAll((this.kept as Buffer).subarray(0, this.keptLength));
     this.replay = again;
+    if (again) {
+      // The client hears the new description: the new statement is its own from now on.
+      if (this.unnamed === statement) this.unnamed = renewed;
+      for (const [name, each] of this.statements ?? []) {
+        if (each === statement) this.statements?.set(name, renewed);
+      }
+    }
     return again;
   }
 

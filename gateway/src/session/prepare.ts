@@ -28,7 +28,7 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
   const { pool } = client;
   // Inside a transaction that has changed what texts mean, nothing is shared.
   const key = client.parsingChanged ? `${client.id} ${client.transactions}` : client.settings.parseKey;
-  const statement = pool.host.statements.intern(bytes, nameEnd + 1, next, key, (body) =>
+  let statement = pool.host.statements.intern(bytes, nameEnd + 1, next, key, (body) =>
     pool.host.plans.of(body, 0, body.indexOf(0)),
   );
   if (statement.plan.sqlPrepare && !client.verbatim && !admit(client, server, statement.plan)) {
@@ -45,9 +45,11 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
   if (name !== "") client.segmentNames = true;
   const previous = name === "" ? client.unnamed : client.statements?.get(name);
   // A failed transaction accepts no Parse: only the server can say so.
-  const there = !client.verbatim && server.statements.has(statement);
-  if (there && (server.status === txFailed || server.outdated(statement, pool.host.statements.epoch)))
-    server.dropStatement(statement);
+  if (!client.verbatim && server.statements.has(statement)) {
+    if (server.status === txFailed) server.dropStatement(statement);
+    else if (server.outdated(statement, pool.host.statements.epoch))
+      statement = pool.host.statements.renew(statement);
+  }
   if (name !== "" && previous !== undefined && !client.verbatim && !client.again) {
     if (!server.statements.has(statement)) {
       // Postgres looks at the name last: other errors come first.
