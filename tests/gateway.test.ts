@@ -141,19 +141,27 @@ t.test("kill -9 under load: only requests that were in flight fail, and say what
   const refused: string[] = [];
   let running = true;
   let next = 0;
+  let killedAtMs = Number.NaN;
   const clients = await Promise.all(Array.from({ length: 8 }, () => connect()));
   const done = clients.map(async (client) => {
     while (running) {
       const id = ++next;
-      const code = await codeOf(client.query("insert into load values ($1)", [id]));
-      if (code === undefined) acked.push(id);
-      else if (code === "08007") unknown.push(id);
-      else refused.push(code);
+      const error = await client.query("insert into load values ($1)", [id]).then(
+        () => undefined,
+        (reason: pg.DatabaseError) => reason,
+      );
+      if (error === undefined) acked.push(id);
+      else if (error.code === "08007") unknown.push(id);
+      else
+        refused.push(
+          `${error.code}: ${error.message} (${error.detail}), ${Date.now() - killedAtMs} ms after the kill`,
+        );
     }
   });
   try {
     await poll(() => acked.length > 200, { what: "load", timeoutMs: 30_000 });
     const old = await cluster.leader();
+    killedAtMs = Date.now();
     cluster.killPostgres(old);
     await cluster.waitForLeader((id) => id !== old);
     const before = acked.length;
