@@ -84,7 +84,12 @@ const leads = {
   incarnation: null,
 } satisfies NodeStatus;
 
-type Sidecar = { readonly server: SidecarServer; readonly connections: ConnectionBudget };
+type Sidecar = {
+  readonly server: SidecarServer;
+  readonly connections: ConnectionBudget;
+  /** So many times it was asked. */
+  readonly renewals: () => number;
+};
 
 /** A sidecar's end of leases, in front of the one server. */
 async function startSidecar(port = 0): Promise<Sidecar> {
@@ -96,6 +101,7 @@ async function startSidecar(port = 0): Promise<Sidecar> {
     leaseMs,
     onError: (error) => t.fail(String(error)),
   });
+  let renewals = 0;
   const handlers = {
     getStatus: async () => leads,
     watch: (_: unknown, subscription: { send(status: NodeStatus): void; signal: AbortSignal }) => {
@@ -104,13 +110,14 @@ async function startSidecar(port = 0): Promise<Sidecar> {
       subscription.signal.addEventListener("abort", () => clearInterval(timer));
     },
     leaseConnections: async ({ ends, ...renewal }) => {
+      renewals++;
       if (!ends) return { ok: true, ...(await connections.lease(renewal)) };
       connections.end(renewal.holder);
       return { ok: true, share: 0, expiresMs: 0, budget };
     },
   } as Partial<SidecarHandlers> as SidecarHandlers;
   const server = await startSidecarServer({ host: "127.0.0.1", port, onError: () => undefined }, handlers);
-  return { server, connections };
+  return { server, connections, renewals: () => renewals };
 }
 
 type GatewayUnderLoad = { readonly port: number; end(): Promise<void> };
@@ -308,6 +315,32 @@ t.test("two gateways together never have more than the budget", async (test) => 
   test.ok((await watch.end()) <= budget, `at most ${watch.most} of ${budget} at any time`);
   await one.end();
   test.equal(sidecar.connections.leased, 0, "who ends gives back what he had");
+});
+
+t.test("idle connections of one pool don't starve another", async (test) => {
+  const sidecar = await startSidecar();
+  test.teardown(() => sidecar.server.stop());
+  const gateway = await startHere(test, sidecar.server.port);
+  await whenListening(gateway.port);
+  await sampler.query("create database other");
+  const load = new Load();
+  await load.begin(gateway.port);
+  await poll(async () => (await shareOf(gateway.port)).used > budget / 2, { what: "use", timeoutMs: 20_000 });
+  await load.end();
+  const asked = sidecar.renewals();
+  await poll(() => sidecar.renewals() > asked + 1, { what: "a quiet gateway to say so", timeoutMs: 20_000 });
+  for (let round = 0; round < 3; round++) {
+    const startedAtMs = performance.now();
+    const at = { host: "127.0.0.1", port: gateway.port, user: "postgres" };
+    const clients = ["other", "template1"].map((database) => new pg.Client({ ...at, database }));
+    for (const client of clients) {
+      await client.connect();
+      await client.query("select 1");
+    }
+    const tookMs = performance.now() - startedAtMs;
+    test.ok(tookMs < 5_000, `others are served after ${Math.round(tookMs)} ms`);
+    for (const client of clients) await client.end();
+  }
 });
 
 t.test("control: without leases they have more", async (test) => {

@@ -106,11 +106,12 @@ export class Leases {
         { deadlineMs: answerMs },
       );
       if (!reply.ok) throw new Error(reply.refusal.message);
-      const before = limits.limit(node);
+      const before = `${limits.limit(node)} ${limits.capped(node)}`;
       lease.share = reply.share;
       lease.expiresAtMs = askedAtMs + reply.expiresMs; // the sidecar counts from later on
       limits.setShare(node, reply.share, reply.share < wants, lease.expiresAtMs);
-      if (limits.limit(node) !== before) changed();
+      // Also when there is no more: then somebody else's idle connection makes room.
+      if (`${limits.limit(node)} ${limits.capped(node)}` !== before) changed();
       if (lease.told) log.info({ node, share: reply.share }, "the sidecar leases connections again");
       lease.told = false;
     } catch (error) {

@@ -60,9 +60,20 @@ export class Room {
       if (pool.waitingCount > 0 && pool.endpoint?.node === node) pool.openMore();
   }
 
-  /** More is asked for; if there is no more, an idle connection of another pool makes room. */
+  /**
+   * More is asked for than is open, however much of that is idle in other pools; if there is no more, one of those makes
+   * room.
+   */
   #nodeIsFull(wanting: Pool, node: string): void {
-    this.#tellWants(node);
+    const waiting = this.#sum(node, (pool) => pool.waitingCount);
+    const { limits } = this.#options;
+    limits.setWants(
+      node,
+      Math.max(
+        this.#sum(node, ({ wants }) => wants),
+        limits.ownOpen(node) + waiting,
+      ),
+    );
     if (!this.#options.limits.capped(node)) {
       this.#options.wantMore(node);
       return;
@@ -112,9 +123,16 @@ export class Room {
   }
 
   #tellWants(node: string): void {
-    let wants = 0;
-    for (const pool of this.#pools.values()) if (pool.endpoint?.node === node) wants += pool.wants;
-    this.#options.limits.setWants(node, wants);
+    this.#options.limits.setWants(
+      node,
+      this.#sum(node, ({ wants }) => wants),
+    );
+  }
+
+  #sum(node: string, of: (pool: Pool) => number): number {
+    let sum = 0;
+    for (const pool of this.#pools.values()) if (pool.endpoint?.node === node) sum += of(pool);
+    return sum;
   }
 
   #tellCount(): void {

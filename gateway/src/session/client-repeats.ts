@@ -133,6 +133,7 @@ export abstract class ClientRepeats extends ClientSettings {
     this.waitingRequest = Buffer.from((this.kept as Buffer).subarray(0, this.keptLength));
     this.keptLength = 0; // sending it keeps it once more
     this.notExecuted = false;
+    this.elsewhere = false;
     this.needProbe = false;
     this.blocked = true;
     this.acquire(this.pool);

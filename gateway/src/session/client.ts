@@ -403,7 +403,7 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       this.acquire(this.pool);
       return;
     }
-    if (this.notExecuted || (this.requestReads && this.repeatable(server))) {
+    if (this.elsewhere || this.notExecuted || (this.requestReads && this.repeatable(server))) {
       this.noteSeen(server);
       this.repeat();
       return;
