@@ -177,6 +177,7 @@ t.test("who uses a pooler doesn't notice a switchover", async (test) => {
       done++;
     }
   });
+  const finished = Promise.allSettled(work);
   try {
     const run = await quorate("switchover", "--to", next, "--dir", cluster.dir);
     test.equal(run.code, 0, run.stderr);
@@ -185,7 +186,10 @@ t.test("who uses a pooler doesn't notice a switchover", async (test) => {
   } finally {
     running = false;
   }
-  await Promise.all(work);
+  const failed = (await finished)
+    .filter((each) => each.status === "rejected")
+    .map(({ reason }) => String(reason));
+  test.same(failed, []);
   const { rows } = await (clients[0] as pg.Client).query(
     "select count(*)::int as n from seen where who = 'switchover'",
   );
