@@ -19,7 +19,13 @@ import { type BackupSource, withBackupSource } from "@quorate/orchestrator/clust
 import { paths } from "@quorate/orchestrator/cluster/files.ts";
 import { lookForRestore, restoreFiles } from "@quorate/sidecar/backup/restore-data.ts";
 import { Command } from "commander";
-import { loseDisk, prepareBackupCluster, restoreCluster, start } from "../tests/lib/backup-cluster.ts";
+import {
+  archiveNow,
+  loseDisk,
+  prepareBackupCluster,
+  restoreCluster,
+  start,
+} from "../tests/lib/backup-cluster.ts";
 import { waitForEqualPositions } from "../tests/lib/checks.ts";
 import type { Teardown, TestCluster } from "../tests/lib/cluster.ts";
 import { withClient } from "../tests/lib/contents.ts";
@@ -259,6 +265,7 @@ async function pointInTime(t: Teardown, cluster: TestCluster, { tpsSeconds }: Op
     const { rows } = await client.query<{ now: string }>("select (now() at time zone 'UTC')::text as now");
     return rows[0]?.now ?? "";
   });
+  await archiveNow(cluster);
   let other: TestCluster | undefined;
   const restore = await measured(async () => {
     other = await restoreCluster(t, cluster, ["--to-time", time]);
