@@ -66,8 +66,8 @@ t.test(
     await owner.query("alter table retyped alter x type text");
     client.send(wire.bind("", "known"), wire.describe("P", ""), wire.execute(""), wire.sync());
     t.equal(types(await client.until(1)), "2 T D C Z");
-  client.send(wire.bind("", "known"), wire.execute(""), wire.sync());
-  t.equal(types(await client.until(1)), "2 D C Z", "from then on it knows");
+    client.send(wire.bind("", "known"), wire.execute(""), wire.sync());
+    t.equal(types(await client.until(1)), "2 D C Z", "from then on it knows");
     client.close();
   },
 );
