@@ -1,7 +1,7 @@
 /** Runs Postgres's own test suites against a build, as the unprivileged user. */
 import { spawn } from "node:child_process";
 import { createWriteStream } from "node:fs";
-import { rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import { asPostgres, makePostgresTempDirectory, postgresUser, run } from "@quorate/common";
 import type { PostgresBuild } from "../../build-postgres.ts";
@@ -51,7 +51,7 @@ async function stream(
   args: readonly string[],
   env: Readonly<Record<string, string>>,
 ): Promise<{ readonly code: number; readonly output: string }> {
-  const file = createWriteStream(log);
+  const file = createWriteStream(log, { flags: "a" });
   let output = "";
   const code = await new Promise<number>((resolve, reject) => {
     const spawnOptions = asPostgres({ cwd, env: { ...process.env, ...env } });
@@ -102,6 +102,15 @@ async function runRegress(suite: Extract<Suite, { kind: "regress" }>, options: S
   return { totals, ok, logDirectory: work };
 }
 
+/** What differs by design when the extension is loaded may end a script at once, and with it all that come after. */
+async function tapScripts(directory: string): Promise<string[]> {
+  const names = await readdir(path.join(directory, "t")).catch(() => []);
+  return names
+    .filter((name) => name.endsWith(".pl"))
+    .sort()
+    .map((name) => `t/${name}`);
+}
+
 /** `make check` works inside the built tree, so that must belong to the unprivileged user. */
 async function runMake(suite: Extract<Suite, { kind: "make" }>, options: SuiteOptions): Promise<SuiteResult> {
   const tree = options.build.sourceTree;
@@ -111,8 +120,15 @@ async function runMake(suite: Extract<Suite, { kind: "make" }>, options: SuiteOp
   const { loaded } = options;
   const env = { LC_ALL: "C", MAKEFLAGS: "", MAKELEVEL: "", ...loaded?.env };
   const what = loaded === undefined ? ["check"] : ["installcheck", `bindir=${loaded.bin}`];
-  const args = ["-k", "-C", path.join(tree, suite.directory), ...what];
-  const { code, output } = await stream(options, path.join(work, "suite.log"), tree, "make", args, env);
+  const make = (more: readonly string[]) => {
+    const args = ["-k", "-C", path.join(tree, suite.directory), ...what, ...more];
+    return stream(options, path.join(work, "suite.log"), tree, "make", args, env);
+  };
+  const scripts = loaded === undefined ? [] : await tapScripts(path.join(tree, suite.directory));
+  const runs = scripts.length === 0 ? [await make([])] : [];
+  for (const script of scripts) runs.push(await make([`PROVE_TESTS=${script}`]));
+  const code = Math.max(...runs.map((each) => each.code));
+  const output = runs.map((each) => each.output).join("");
   const regress = pgRegressTotals(output);
   const prove = proveTotals(output);
   const totals = { passed: regress.passed + prove.passed, failed: regress.failed + prove.failed };
