@@ -53,6 +53,22 @@ t.test("zone, then what is applied, then load; too far behind is nobody", async 
   t.equal(chooseFollower(behind, wish({ last: "new" }), ({ node }) => (node === "new" ? 5 : 0))?.node, "old");
 });
 
+t.test(
+  "of followers that lack what is wanted, the one that is nearest to it: another may stand still",
+  async (t) => {
+    const ids = ["still", "goes"] as const;
+    for (const order of [ids, [...ids].reverse()])
+      for (const last of [undefined, ...ids]) {
+        const behind = order.map((id) => follower(id, { appliedLsn: id === "goes" ? 90n : 50n }));
+        t.equal(
+          chooseFollower(behind, wish({ lsn: 100n, last }), idle)?.node,
+          "goes",
+          `${order}, last ${last}`,
+        );
+      }
+  },
+);
+
 t.test("positions", async (t) => {
   t.equal(parseLsn("16/B374D848"), 0x16_b374_d848n);
   t.equal(formatLsn(0x16_b374_d848n), "16/B374D848");

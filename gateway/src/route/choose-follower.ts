@@ -84,9 +84,12 @@ export function chooseFollower(
     let cost = busy(each);
     if (wish.home !== undefined && each.node !== wish.home) cost += 2_000_000;
     if (wish.zone !== undefined && each.zone !== wish.zone) cost += 1_000_000;
-    if (each.appliedLsn < wish.lsn) cost += 1_000;
-    if (each.node !== wish.last) cost += 2;
-    if (cost < bestCost) {
+    const lacks = each.appliedLsn < wish.lsn;
+    if (lacks) cost += 1_000;
+    else if (each.node !== wish.last) cost += 2;
+    // One that stands still would be waited for in vain, each time.
+    const nearer = lacks && best !== undefined && cost === bestCost && each.appliedLsn > best.appliedLsn;
+    if (cost < bestCost || nearer) {
       best = each;
       bestCost = cost;
     }
