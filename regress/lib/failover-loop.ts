@@ -73,7 +73,8 @@ export const loopSettings = (archive: string): string[] => [
   "autovacuum_naptime = 2s",
   "bgwriter_delay = 20ms",
   "bgwriter_lru_maxpages = 1000",
-  "max_standby_streaming_delay = -1",
+  // Without a bound replay may wait for a check that waits for a lock that replay holds, for ever.
+  "max_standby_streaming_delay = 10s",
   "archive_mode = on",
   // never replaced by something else
   `archive_command = 'if test -f ${archive}/%f; then cmp %p ${archive}/%f; else cp %p ${archive}/%f.part && mv ${archive}/%f.part ${archive}/%f; fi'`,

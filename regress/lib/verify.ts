@@ -1,7 +1,7 @@
 /** After a round of the failover loop: what is wrong, nothing if all is well. */
 import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
-import { poll } from "@quorate/common";
+import { messageOf, poll } from "@quorate/common";
 import { amcheck, contentsOf } from "../../tests/lib/contents.ts";
 import type { Cluster, Server } from "./cluster.ts";
 import { bulkRows, type Known } from "./load.ts";
@@ -119,6 +119,21 @@ export async function checkArchive(leader: Server, archive: string): Promise<str
   return wrong;
 }
 
+const cancelled = /conflict with recovery/;
+const mostChecks = 10;
+
+/** Replay cancels a check that stands in its way for too long: then it is made again. */
+async function checked<T>(check: () => Promise<T>, problems: (found: T) => readonly string[]): Promise<T> {
+  for (let left = mostChecks; ; left--) {
+    try {
+      const found = await check();
+      if (left === 1 || !problems(found).some((each) => cancelled.test(each))) return found;
+    } catch (error) {
+      if (left === 1 || !cancelled.test(messageOf(error))) throw error;
+    }
+  }
+}
+
 /** All nodes are up and follow `leader`. */
 export async function verify(cluster: Cluster, leader: Server, known: Known): Promise<string[]> {
   const wrong = [...(await finishPrepared(leader, known)), ...(await missing(leader, known))];
@@ -126,12 +141,22 @@ export async function verify(cluster: Cluster, leader: Server, known: Known): Pr
   const expected = await contentsOf(target(leader));
   await Promise.all(
     cluster.servers.map(async (each) => {
-      const contents = each === leader ? expected : await contentsOf(target(each));
+      const contents =
+        each === leader
+          ? expected
+          : await checked(
+              () => contentsOf(target(each)),
+              () => [],
+            );
       for (const name of new Set([...Object.keys(expected), ...Object.keys(contents)])) {
         if (contents[name] !== expected[name])
           wrong.push(`${each.id}: table ${name}: ${contents[name]}; ${leader.id}: ${expected[name]}`);
       }
-      for (const problem of await amcheck(target(each))) wrong.push(`${each.id}: ${problem}`);
+      const damage = await checked(
+        () => amcheck(target(each)),
+        (found) => found,
+      );
+      for (const problem of damage) wrong.push(`${each.id}: ${problem}`);
     }),
   );
   return wrong;
