@@ -69,6 +69,14 @@ t.test(
   },
 );
 
+t.test(
+  "what is known of positions is a moment old: the one that answered last stays, if none is further",
+  async (t) => {
+    const same = [follower("still", { appliedLsn: 90n }), follower("goes", { appliedLsn: 90n })];
+    t.equal(chooseFollower(same, wish({ lsn: 100n, last: "goes" }), idle)?.node, "goes");
+  },
+);
+
 t.test("positions", async (t) => {
   t.equal(parseLsn("16/B374D848"), 0x16_b374_d848n);
   t.equal(formatLsn(0x16_b374_d848n), "16/B374D848");

@@ -77,6 +77,8 @@ export function chooseFollower(
   wish: Wish,
   busy: (follower: FollowerEndpoint) => number,
 ): FollowerEndpoint | undefined {
+  // One that lacks what is wanted and isn't the furthest may stand still: it would be waited for in vain, each time.
+  const furthest = followers.reduce((most, { appliedLsn }) => (appliedLsn > most ? appliedLsn : most), 0n);
   let best: FollowerEndpoint | undefined;
   let bestCost = Number.POSITIVE_INFINITY;
   for (const each of followers) {
@@ -84,12 +86,9 @@ export function chooseFollower(
     let cost = busy(each);
     if (wish.home !== undefined && each.node !== wish.home) cost += 2_000_000;
     if (wish.zone !== undefined && each.zone !== wish.zone) cost += 1_000_000;
-    const lacks = each.appliedLsn < wish.lsn;
-    if (lacks) cost += 1_000;
-    else if (each.node !== wish.last) cost += 2;
-    // One that stands still would be waited for in vain, each time.
-    const nearer = lacks && best !== undefined && cost === bestCost && each.appliedLsn > best.appliedLsn;
-    if (cost < bestCost || nearer) {
+    if (each.appliedLsn < wish.lsn) cost += each.appliedLsn < furthest ? 1_010 : 1_000;
+    if (each.node !== wish.last) cost += 2;
+    if (cost < bestCost) {
       best = each;
       bestCost = cost;
     }
