@@ -1,6 +1,6 @@
 /** Runs a program to its end, with bounds on time and output. */
 import { spawn } from "node:child_process";
-import { setPriority } from "node:os";
+import { getPriority, setPriority } from "node:os";
 import { commonErrors } from "./error-codes.ts";
 import type { OsUser } from "./os-user.ts";
 
@@ -13,7 +13,7 @@ export type RunOptions = {
   readonly signal?: AbortSignal;
   /** Run as this user (only root can). */
   readonly user?: OsUser;
-  /** Added to the scheduling priority of the program and of what it starts: 0 (ours) to 19 (only when nobody else works). */
+  /** Of the program and of what it starts, unless ours is higher: 0 (usual) to 19 (only when nobody else works). */
   readonly niceness?: number;
   /** Exit codes that are no failure, default [0]. */
   readonly okCodes?: readonly number[];
@@ -54,7 +54,7 @@ function lastLines(text: string, count: number): string {
 export function lowerPriority(pid: number | undefined, niceness: number | undefined): void {
   if (pid === undefined || niceness === undefined) return;
   try {
-    setPriority(pid, niceness);
+    setPriority(pid, Math.max(getPriority(), niceness));
   } catch {
     // it has ended already
   }
