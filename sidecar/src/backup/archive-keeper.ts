@@ -8,6 +8,15 @@ import type { NodeStatus } from "@quorate/proto";
 import type { PostgresOwner } from "../environment.ts";
 import type { Alarms } from "./alarms.ts";
 import {
+  type CheckPlan,
+  type Gap,
+  isCheckDue,
+  noPlan,
+  planAfterCheck,
+  planAgain,
+  sleepsOnWork,
+} from "./archive-gap.ts";
+import {
   type ArchiveState,
   localHistory,
   missingSegments,
@@ -17,6 +26,7 @@ import {
 import type { BackupConfig } from "./backup-config.ts";
 import type { BackupFailure } from "./backup-failures.ts";
 import type { BackupReport } from "./backup-report.ts";
+import { localQuery } from "./local-sql.ts";
 import type { Pgbackrest } from "./pgbackrest.ts";
 import type { BackupPaths, LocalPostgres } from "./pgbackrest-conf.ts";
 import type { RepositoryInfo } from "./repository-info.ts";
@@ -36,10 +46,11 @@ export type ArchiveKeeperOptions = {
   readonly signal: AbortSignal;
 };
 
-const gapCheckIntervalMs = 600_000;
 /** A new leader leaves its predecessor, who may only be cut off, time to end the push that he is at. */
 const settleMs = 10_000;
 const lagAlarmMs = 300_000;
+/** So long an archiver that failed is left asleep while the repository can be read. */
+const archiverIdleMs = 5_000;
 const stanzaTimeoutMs = 60_000;
 
 function archiveCode({ code }: BackupFailure): BackupFailure["code"] {
@@ -57,17 +68,17 @@ export function roomForRepair(limitBytes: number, waitingSegments: number): numb
 export class ArchiveKeeper {
   readonly #options: ArchiveKeeperOptions;
   #state: ArchiveState | null = null;
-  #gap: { readonly segment: string; readonly sinceMs: number } | null = null;
+  #plan: CheckPlan = noPlan;
   #ledTerm = 0;
   #ledSinceMs = 0;
-  #nextCheckMs = 0;
+  #wokenAtMs = 0;
 
   constructor(options: ArchiveKeeperOptions) {
     this.#options = options;
   }
 
-  get gapSinceMs(): number | null {
-    return this.#gap?.sinceMs ?? null;
+  get gap(): Gap | null {
+    return this.#plan.gap;
   }
 
   report(): BackupReport["archive"] {
@@ -80,14 +91,14 @@ export class ArchiveKeeper {
       waitingSegments,
       waitingBytes: waitingSegments * defaultSegmentBytes,
       oldestWaitingAt: iso(oldestWaitingAtMs),
-      gap: this.#gap?.segment ?? null,
+      gap: this.#plan.gap?.segment ?? null,
     };
   }
 
   /** This node doesn't lead (any more). */
   forget(): void {
     this.#state = null;
-    this.#gap = null;
+    this.#plan = noPlan;
     this.#ledTerm = 0;
     this.#options.alarms.clear("archiver", "lag", "gap");
   }
@@ -98,11 +109,11 @@ export class ArchiveKeeper {
     if (this.#ledTerm !== status.term) {
       this.#ledTerm = status.term;
       this.#ledSinceMs = nowMs;
-      this.#nextCheckMs = nowMs + settleMs;
+      this.#plan = { ...noPlan, atMs: nowMs + settleMs };
     }
     const state = await readArchiveState(postgres, paths, () => pgbackrest.freeBytes());
     this.#state = state;
-    if (state.dropped) this.#nextCheckMs = Math.min(this.#nextCheckMs, nowMs);
+    if (state.dropped) this.#plan = { ...this.#plan, atMs: Math.min(this.#plan.atMs, nowMs) };
     const waitingBytes = state.waitingSegments * defaultSegmentBytes;
     const lateMs = state.oldestWaitingAtMs === null ? 0 : nowMs - state.oldestWaitingAtMs;
     const { failure } = state;
@@ -126,8 +137,19 @@ export class ArchiveKeeper {
   /** With a repository that can be read. Throws BackupError. */
   async tend(status: NodeStatus, info: RepositoryInfo, nowMs: number): Promise<void> {
     await this.prepareRepository(info);
+    const plan = this.#plan;
+    const waitingSegments = this.#state?.waitingSegments ?? 0;
+    const newest = info.kind === "ok" ? info.backups.at(-1) : undefined;
     const settled = nowMs - this.#ledSinceMs > settleMs;
-    if (settled && nowMs >= this.#nextCheckMs) await this.#repair(status, nowMs);
+    if (settled && isCheckDue({ plan, waitingSegments, newest, nowMs })) await this.#repair(status, nowMs);
+    const asleep = this.#state !== null && sleepsOnWork(this.#state, nowMs, archiverIdleMs);
+    if (asleep && nowMs - this.#wokenAtMs >= archiverIdleMs) await this.#wakeArchiver(nowMs);
+  }
+
+  /** It looks for work when it reads its configuration again. */
+  async #wakeArchiver(nowMs: number): Promise<void> {
+    this.#wokenAtMs = nowMs;
+    await localQuery(this.#options.postgres, "select pg_reload_conf()");
   }
 
   /** On the leader, and on the node that has the repository: a place for this cluster, without which nothing is pushed. */
@@ -155,28 +177,29 @@ export class ArchiveKeeper {
     const { pgbackrest, postgres, owner, config, alarms, logger } = this.#options;
     const info = await pgbackrest.info();
     const newest = info.kind === "ok" ? info.backups.at(-1) : undefined;
-    this.#nextCheckMs = nowMs + gapCheckIntervalMs;
-    if (info.kind !== "ok" || info.archiveId === null || newest === undefined || status.commitLsn === null)
+    const before = this.#plan;
+    if (info.kind !== "ok" || info.archiveId === null || newest === undefined || status.commitLsn === null) {
+      this.#plan = planAgain(before, nowMs);
       return;
+    }
     const listing = await pgbackrest.listArchive(info.archiveId);
     const history = await localHistory(postgres.dataDirectory, status.term);
     const missing = missingSegments(listing, history, newest.walStart, status.commitLsn);
     const room = roomForRepair(config.archive.limitBytes, this.#state?.waitingSegments ?? 0);
     const { marked, waiting, lost } = await repairArchive(postgres.dataDirectory, owner, missing, room);
-    // Until nothing is missing: more may be marked when these are archived.
-    if (missing.length > lost.length) this.#nextCheckMs = nowMs + settleMs;
-    if (marked.length > 0)
+    this.#plan = planAfterCheck({ before, missing, lost, nowMs, settleMs });
+    if (marked.length > 0) {
       logger.info(
         { segments: marked.slice(0, 20), waiting: waiting.length },
         "segments that nobody archived are archived now",
       );
+      await this.#wakeArchiver(nowMs);
+    }
     const [first] = lost;
     if (first === undefined) {
-      this.#gap = null;
       alarms.clear("gap");
       return;
     }
-    this.#gap = { segment: first, sinceMs: this.#gap?.sinceMs ?? nowMs };
     alarms.set("gap", {
       code: "archive_gap",
       message: `the archive lacks ${first}${lost.length > 1 ? ` and ${lost.length - 1} more segments` : ""}`,

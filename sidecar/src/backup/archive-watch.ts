@@ -23,6 +23,7 @@ import {
 export type ArchiveState = {
   readonly lastArchived: string | null;
   readonly lastArchivedAtMs: number | null;
+  readonly lastFailedAtMs: number | null;
   readonly waitingSegments: number;
   readonly oldestWaitingAtMs: number | null;
   readonly failure: BackupFailure | null;
@@ -49,6 +50,9 @@ export function pushFailure(text: string, freeBytes: number | null): BackupFailu
   return explainFailure(Number(text.slice(0, newline)), text.slice(newline + 1), freeBytes);
 }
 
+const msOf = (value: unknown): number | null =>
+  value === null || value === undefined ? null : Number(value);
+
 export async function readArchiveState(
   postgres: LocalPostgres,
   paths: BackupPaths,
@@ -62,13 +66,14 @@ export async function readArchiveState(
     ready[0] === undefined ? null : await unlessMissing(stat(path.join(statusDirectory, ready[0])));
   const [row] = await localQuery(
     postgres,
-    "select left(last_archived_wal, 24) as last_archived_wal, extract(epoch from last_archived_time) * 1000 as at from pg_stat_archiver",
+    "select left(last_archived_wal, 24) as last_archived_wal, extract(epoch from last_archived_time) * 1000 as archived_at, extract(epoch from last_failed_time) * 1000 as failed_at from pg_stat_archiver",
   );
   const error = await unlessMissing(readFile(paths.errorFile, "utf8"));
   const dropped = await unlessMissing(rm(paths.droppedFile).then(() => true));
   return {
     lastArchived: typeof row?.["last_archived_wal"] === "string" ? row["last_archived_wal"] : null,
-    lastArchivedAtMs: row?.["at"] === null || row?.["at"] === undefined ? null : Number(row["at"]),
+    lastArchivedAtMs: msOf(row?.["archived_at"]),
+    lastFailedAtMs: msOf(row?.["failed_at"]),
     waitingSegments: ready.length,
     oldestWaitingAtMs: oldest?.mtimeMs ?? null,
     failure: error === null ? null : pushFailure(error, await freeBytes()),

@@ -1,5 +1,6 @@
 /** When which backup is due. Pure: time and what there is come as data. */
 import { Cron } from "croner";
+import { closesGap, type Gap } from "./archive-gap.ts";
 import type { BackupConfig, BackupType } from "./backup-config.ts";
 import type { Backup } from "./repository-info.ts";
 
@@ -23,17 +24,16 @@ export type ScheduleInput = {
   readonly backups: readonly Backup[];
   readonly nowMs: number;
   /** The archive has a hole after the newest backup: one can't restore to a later moment until there is a new one. */
-  readonly gapSinceMs: number | null;
+  readonly gap: Gap | null;
 };
 
 /** The most complete backup that is due; null: none. A run that nobody made is made up for, once. */
-export function dueBackup({ schedule, backups, nowMs, gapSinceMs }: ScheduleInput): Due | null {
+export function dueBackup({ schedule, backups, nowMs, gap }: ScheduleInput): Due | null {
   const good = backups.filter(({ damaged }) => !damaged);
   if (!good.some(({ type }) => type === "full"))
     return { type: "full", sinceMs: 0, reason: "there is no backup yet" };
-  const newest = Math.max(...good.map(({ startedAtMs }) => startedAtMs));
-  if (gapSinceMs !== null && newest < gapSinceMs)
-    return { type: "diff", sinceMs: gapSinceMs, reason: "the archive has a gap after the last backup" };
+  if (gap !== null && !good.some((each) => closesGap(each, gap)))
+    return { type: "diff", sinceMs: gap.sinceMs, reason: "the archive has a gap after the last backup" };
   for (const type of ["full", "diff", "incr"] as const) {
     const cron = schedule[type];
     if (cron === null) continue;

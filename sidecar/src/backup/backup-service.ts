@@ -26,7 +26,7 @@ import { Peers, remoteSystemIdentifier } from "./peers.ts";
 import { BackupError, Pgbackrest } from "./pgbackrest.ts";
 import { type BackupPaths, backupPaths, type LocalPostgres, type RemotePostgres } from "./pgbackrest-conf.ts";
 import type { Backup, RepositoryInfo } from "./repository-info.ts";
-import { placeOf, seenNodes, streamsFrom } from "./seen-nodes.ts";
+import { gapOfLeader, newestSeenMs, placeOf, seenNodes, streamsFrom } from "./seen-nodes.ts";
 import { TlsServer } from "./tls-server.ts";
 
 export type BackupServiceOptions = {
@@ -274,8 +274,8 @@ export class BackupService {
     const nowMs = this.#clock();
     try {
       if (leads) await this.#archive.look(status, nowMs);
-      const fresh = this.#infoAtMs !== null && nowMs - this.#infoAtMs < infoIntervalMs;
-      if (!fresh || this.#backups.length === 0) await this.#look(status);
+      this.#seen = await this.#peers.ask(status);
+      if (this.#isOutdated(nowMs)) await this.#look();
       if (leads) await this.#archive.tend(status, this.#info, nowMs);
       else if (this.#backup.tls !== undefined && this.#holdsRepository)
         await this.#archive.prepareRepository(this.#info);
@@ -290,9 +290,15 @@ export class BackupService {
     if (this.#working === null && nowMs >= this.#notBeforeMs) await this.#decide(status, nowMs);
   }
 
-  async #look(status: NodeStatus): Promise<void> {
-    // Also when the repository can't be read: they are to hear of that.
-    this.#seen = await this.#peers.ask(status);
+  /** What is known of the repository: by age, or because another node has seen a newer backup. */
+  #isOutdated(nowMs: number): boolean {
+    const newest = this.#backups.at(-1);
+    if (this.#infoAtMs === null || nowMs - this.#infoAtMs >= infoIntervalMs || newest === undefined)
+      return true;
+    return newestSeenMs(this.#seen) > newest.stoppedAtMs;
+  }
+
+  async #look(): Promise<void> {
     this.#infoAtMs = null;
     this.#info = await this.#pgbackrest.info();
     this.#infoAtMs = this.#clock();
@@ -343,16 +349,17 @@ export class BackupService {
   // ---- decisions
 
   #due(nowMs: number): Due | null {
-    const gapSinceMs = this.#gapSince();
-    return dueBackup({ schedule: this.#backup.schedule, backups: this.#backups, nowMs, gapSinceMs });
+    const gap = this.#archive.gap ?? gapOfLeader(this.#seen);
+    return dueBackup({ schedule: this.#backup.schedule, backups: this.#backups, nowMs, gap });
   }
 
   async #decide(status: NodeStatus, nowMs: number): Promise<void> {
     let due = this.#due(nowMs);
     let turn = this.#turn(status, due, nowMs);
     if (turn.kind === "run") {
-      // What was seen is up to half a minute old: somebody else may have made it since.
-      await this.#look(status);
+      // What was seen of the repository is up to half a minute old: somebody else may have made it since.
+      this.#seen = await this.#peers.ask(status);
+      await this.#look();
       due = this.#due(nowMs);
       turn = this.#turn(status, due, nowMs);
     }
@@ -369,17 +376,6 @@ export class BackupService {
       this.#lastRun = { ...last, problem };
       this.#alarms.set("backup", problem);
     });
-  }
-
-  /** Also as the leader sees it, if that is another node. */
-  #gapSince(): number | null {
-    if (this.#archive.gapSinceMs !== null) return this.#archive.gapSinceMs;
-    for (const { state, backup } of this.#seen) {
-      if (state !== "leader") continue;
-      const alarm = readReport(backup)?.alarms.find(({ code }) => code === "archive_gap");
-      if (alarm !== undefined) return Date.parse(alarm.since);
-    }
-    return null;
   }
 
   /** The newest anywhere. */

@@ -1,5 +1,6 @@
 /** What one node knows of the others, for whose turn it is and for how a backup reaches them. Pure. */
 import type { NodeStatus } from "@quorate/proto";
+import { type Gap, reportedGap } from "./archive-gap.ts";
 import { readReport } from "./backup-report.ts";
 import type { SeenNode } from "./backup-turn.ts";
 import type { RemotePostgres } from "./pgbackrest-conf.ts";
@@ -49,6 +50,21 @@ export function seenNodes(
       }),
     );
   return [...known, ...strangers];
+}
+
+/** The gap of the archive, of which only the leader knows. */
+export function gapOfLeader(others: readonly NodeStatus[]): Gap | null {
+  for (const { state, backup } of others) {
+    const gap = state === "leader" ? reportedGap(readReport(backup)) : null;
+    if (gap !== null) return gap;
+  }
+  return null;
+}
+
+/** When the newest backup ended that any other node has seen in the repository. */
+export function newestSeenMs(others: readonly NodeStatus[]): number {
+  const ends = others.map(({ backup }) => readReport(backup)?.repository?.newest?.stoppedAt);
+  return Math.max(...ends.map((at) => (at === undefined ? Number.NEGATIVE_INFINITY : Date.parse(at))));
 }
 
 export function streamsFrom(node: NodeStatus, leader: NodeStatus): boolean {
