@@ -27,8 +27,9 @@ import {
   start,
 } from "../tests/lib/backup-cluster.ts";
 import { waitForEqualPositions } from "../tests/lib/checks.ts";
-import type { Teardown, TestCluster } from "../tests/lib/cluster.ts";
+import type { TestCluster } from "../tests/lib/cluster.ts";
 import { withClient } from "../tests/lib/contents.ts";
+import type { Teardown } from "../tests/lib/told.ts";
 import { percentile } from "./statistics.ts";
 
 const parts = ["throughput", "tps", "node", "moment"] as const;

@@ -32,20 +32,15 @@ test("a repository on one node's disk, reached over TLS", async (t) => {
     hosts,
     backup: (usual, dir) => ({ ...usual, repository: repository(dir), schedule: { incr: "* * * * *" } }),
   });
-  try {
-    const certs = await quorate("certs", "init", "--dir", cluster.dir);
-    t.equal(certs.code, 0, certs.stderr);
-    for (const id of cluster.ids)
-      changeSidecarConfig(cluster, id, (config) => {
-        const { backup } = config;
-        if (backup?.tls === undefined) throw new Error(`certs init left ${id} without backup.tls`);
-        return { ...config, backup: { ...backup, tls: { ...backup.tls, port } } };
-      });
-    await story(t, cluster, port);
-  } catch (error) {
-    t.comment(await cluster.story());
-    throw error;
-  }
+  const certs = await quorate("certs", "init", "--dir", cluster.dir);
+  t.equal(certs.code, 0, certs.stderr);
+  for (const id of cluster.ids)
+    changeSidecarConfig(cluster, id, (config) => {
+      const { backup } = config;
+      if (backup?.tls === undefined) throw new Error(`certs init left ${id} without backup.tls`);
+      return { ...config, backup: { ...backup, tls: { ...backup.tls, port } } };
+    });
+  await story(t, cluster, port);
 });
 
 async function story(t: Test, cluster: TestCluster, port: number): Promise<void> {

@@ -93,60 +93,54 @@ test("a repository in S3-compatible storage", async (t) => {
   writeFileSync(path.join(s3, "access.key"), "STRANGER\n", { mode: 0o600 });
   writeFileSync(path.join(s3, "secret.key"), `${credentials.secret}\n`, { mode: 0o600 });
   server = serve(s3, port);
-  try {
-    await start(cluster);
-    const refused = await waitForBackups(cluster, "the refusal of the wrong key", ({ alarms }) =>
-      alarms.find(({ code }) => code === "wrong_repository_key"),
-    );
-    t.match(refused.todo, /keyFile and keySecretFile/, "and where the right one goes");
-    writeFileSync(path.join(s3, "access.key"), `${credentials.key}\n`);
-    for (const id of cluster.ids) cluster.killSidecar(id); // they read it when they start
-    const first = await waitForBackups(cluster, "the first backup", ({ last }) => last ?? undefined);
-    t.equal(first.type, "full");
-    await cluster.waitUntilWhole(120_000);
-    await withClient(cluster.url(await cluster.leader()), (client) =>
-      client.query(
-        "create table stored as select n, repeat('s3', 500) as t from generate_series(1, 5000) as n",
-      ),
-    );
-    await archiveNow(cluster);
-    const objects = readdirSync(path.join(s3, "store", bucket, "quorate/archive/main"), { recursive: true });
-    t.ok(
-      objects.some((name) => /[0-9A-F]{24}-[0-9a-f]{40}\.zst/.test(String(name))),
-      "WAL is in the bucket",
-    );
+  await start(cluster);
+  const refused = await waitForBackups(cluster, "the refusal of the wrong key", ({ alarms }) =>
+    alarms.find(({ code }) => code === "wrong_repository_key"),
+  );
+  t.match(refused.todo, /keyFile and keySecretFile/, "and where the right one goes");
+  writeFileSync(path.join(s3, "access.key"), `${credentials.key}\n`);
+  for (const id of cluster.ids) cluster.killSidecar(id); // they read it when they start
+  const first = await waitForBackups(cluster, "the first backup", ({ last }) => last ?? undefined);
+  t.equal(first.type, "full");
+  await cluster.waitUntilWhole(120_000);
+  await withClient(cluster.url(await cluster.leader()), (client) =>
+    client.query(
+      "create table stored as select n, repeat('s3', 500) as t from generate_series(1, 5000) as n",
+    ),
+  );
+  await archiveNow(cluster);
+  const objects = readdirSync(path.join(s3, "store", bucket, "quorate/archive/main"), { recursive: true });
+  t.ok(
+    objects.some((name) => /[0-9A-F]{24}-[0-9a-f]{40}\.zst/.test(String(name))),
+    "WAL is in the bucket",
+  );
 
-    const leader = await cluster.leader();
-    const id = cluster.ids.find((each) => each !== leader) ?? "";
-    await loseDisk(cluster, id);
-    await cluster.waitUntilWhole(120_000);
-    t.match(
-      cluster.log(id, "sidecar"),
-      /restoring from the backup/,
-      "a lost disk is made anew from the bucket",
-    );
+  const leader = await cluster.leader();
+  const id = cluster.ids.find((each) => each !== leader) ?? "";
+  await loseDisk(cluster, id);
+  await cluster.waitUntilWhole(120_000);
+  t.match(
+    cluster.log(id, "sidecar"),
+    /restoring from the backup/,
+    "a lost disk is made anew from the bucket",
+  );
 
-    const other = await restored(t, cluster, ["latest", "--check"]);
-    const rows = await withClient(
-      other.url(await other.leader()),
-      async (client) =>
-        (await client.query<{ n: number }>("select count(*)::int as n from stored")).rows[0]?.n,
-    );
-    t.equal(rows, 5000, "a cluster restored from the bucket");
-    t.equal((await quorate("backup", "verify", "--dir", cluster.dir)).code, 0);
+  const other = await restored(t, cluster, ["latest", "--check"]);
+  const rows = await withClient(
+    other.url(await other.leader()),
+    async (client) => (await client.query<{ n: number }>("select count(*)::int as n from stored")).rows[0]?.n,
+  );
+  t.equal(rows, 5000, "a cluster restored from the bucket");
+  t.equal((await quorate("backup", "verify", "--dir", cluster.dir)).code, 0);
 
-    server.kill("SIGKILL");
-    await poll(() => !isAlive(server?.pid ?? 0) || undefined, {
-      what: "the server's end",
-      timeoutMs: 10_000,
-    });
-    const away = await quorate("backup", "list", "--dir", cluster.dir);
-    t.equal(away.code, 1);
-    t.match(away.stderr, /the repository can't be reached/);
-    const secret = readFileSync(paths.repositoryKey(cluster.dir), "utf8").trim();
-    for (const each of cluster.ids) t.notOk(cluster.log(each, "sidecar").includes(secret), "no key in a log");
-  } catch (error) {
-    t.comment(await cluster.story());
-    throw error;
-  }
+  server.kill("SIGKILL");
+  await poll(() => !isAlive(server?.pid ?? 0) || undefined, {
+    what: "the server's end",
+    timeoutMs: 10_000,
+  });
+  const away = await quorate("backup", "list", "--dir", cluster.dir);
+  t.equal(away.code, 1);
+  t.match(away.stderr, /the repository can't be reached/);
+  const secret = readFileSync(paths.repositoryKey(cluster.dir), "utf8").trim();
+  for (const each of cluster.ids) t.notOk(cluster.log(each, "sidecar").includes(secret), "no key in a log");
 });

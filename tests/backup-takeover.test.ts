@@ -47,15 +47,10 @@ test("the node that makes a backup dies, another takes over; a dead leader's seg
       takeoverSeconds,
     }),
   });
-  try {
-    await start(cluster);
-    await waitForBackups(cluster, "the first backup", ({ last }) => last !== null);
-    await takeover(t, cluster);
-    await leftOut(t, cluster);
-  } catch (error) {
-    t.comment(await cluster.story());
-    throw error;
-  }
+  await start(cluster);
+  await waitForBackups(cluster, "the first backup", ({ last }) => last !== null);
+  await takeover(t, cluster);
+  await leftOut(t, cluster);
 });
 
 const busyNodes = async (cluster: TestCluster): Promise<string[]> =>

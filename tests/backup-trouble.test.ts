@@ -29,19 +29,14 @@ test("a repository that is away", async (t) => {
       archive: { alarmBytes: alarmSegments * segmentBytes, limitBytes: limitSegments * segmentBytes },
     }),
   });
-  try {
-    await start(cluster);
-    await waitForBackups(cluster, "the first backup", ({ last }) => last !== null);
-    await cluster.waitUntilWhole();
-    await withClient(cluster.url(await cluster.leader()), (client) =>
-      client.query("create table went_on (n int)"),
-    );
-    await dropped(t, cluster);
-    await lost(t, cluster);
-  } catch (error) {
-    t.comment(await cluster.story());
-    throw error;
-  }
+  await start(cluster);
+  await waitForBackups(cluster, "the first backup", ({ last }) => last !== null);
+  await cluster.waitUntilWhole();
+  await withClient(cluster.url(await cluster.leader()), (client) =>
+    client.query("create table went_on (n int)"),
+  );
+  await dropped(t, cluster);
+  await lost(t, cluster);
 });
 
 const away = (cluster: TestCluster): (() => void) => {

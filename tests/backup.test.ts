@@ -37,12 +37,7 @@ async function failover(cluster: TestCluster): Promise<void> {
 
 test("backups, a dropped tail, restores, a lost disk", async (t) => {
   const cluster = await TestCluster.prepare(t, { backup: true });
-  try {
-    await story(t, cluster);
-  } catch (error) {
-    t.comment(await cluster.story());
-    throw error;
-  }
+  await story(t, cluster);
 });
 
 async function story(t: Test, cluster: TestCluster): Promise<void> {

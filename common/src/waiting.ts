@@ -18,6 +18,8 @@ export type PollOptions = {
   readonly timeoutMs: number;
   readonly intervalMs?: number;
   readonly signal?: AbortSignal;
+  /** What was seen last, for the error's text. */
+  readonly seen?: () => string;
 };
 
 /**
@@ -35,7 +37,11 @@ export async function poll<T>(
     if (result !== undefined && result !== null && result !== false) return result;
     const leftMs = deadlineMs - performance.now();
     if (leftMs <= 0) {
-      throw commonErrors.error("timed_out", `waited ${options.timeoutMs} ms in vain for ${options.what}`);
+      const seen = options.seen === undefined ? "" : `; seen last: ${options.seen()}`;
+      throw commonErrors.error(
+        "timed_out",
+        `waited ${options.timeoutMs} ms in vain for ${options.what}${seen}`,
+      );
     }
     await sleep(Math.min(options.intervalMs ?? 20, leftMs), options.signal);
   }

@@ -14,12 +14,18 @@ import {
 } from "@quorate/orchestrator/cluster/files.ts";
 import { planCluster } from "@quorate/orchestrator/cluster/plan.ts";
 import type { AuditEvent } from "@quorate/orchestrator/events.ts";
-import { type BackupPicture, type BackupReport, readReport } from "@quorate/sidecar/backup/backup-report.ts";
+import {
+  type BackupPicture,
+  type BackupReport,
+  formatBackupPicture,
+  readReport,
+} from "@quorate/sidecar/backup/backup-report.ts";
 import type { SidecarConfigInput } from "@quorate/sidecar/config.ts";
 import { ensurePostgres } from "../../scripts/build-postgres.ts";
 import { ensurePgbackrest } from "../../scripts/pgbackrest.ts";
-import { freeBasePort, quorate, type Teardown, TestCluster } from "./cluster.ts";
+import { freeBasePort, quorate, TestCluster } from "./cluster.ts";
 import { withClient } from "./contents.ts";
+import { type Teardown, tellIfFailed } from "./told.ts";
 
 export type BackupSection = NonNullable<SidecarConfigInput["backup"]>;
 
@@ -55,7 +61,7 @@ export async function prepareBackupCluster(t: Teardown, options: BackupClusterOp
 
 export async function start(cluster: TestCluster): Promise<void> {
   const run = await quorate("up", "--dir", cluster.dir, "--detach");
-  if (run.code !== 0) throw new Error(`${run.stdout}\n${run.stderr}\n${await cluster.story()}`);
+  if (run.code !== 0) throw new Error(`${run.stdout}\n${run.stderr}`);
 }
 
 /** Waits until what all nodes say together about backups is as wished. */
@@ -65,13 +71,19 @@ export async function waitForBackups<T>(
   like: (picture: BackupPicture) => T | undefined | false,
   timeoutMs = 90_000,
 ): Promise<T> {
+  let last: BackupPicture | null = null;
   return poll(
     async () => {
-      const { backup } = await cluster.picture();
-      return (backup !== null && like(backup)) || undefined;
+      last = (await cluster.picture()).backup;
+      return last !== null && like(last);
     },
-    { what, timeoutMs, intervalMs: 200 },
+    { what, timeoutMs, intervalMs: 200, seen: () => seenBackups(last) },
   );
+}
+
+function seenBackups(picture: BackupPicture | null): string {
+  if (picture === null) return "no node with backups";
+  return `${picture.count} backups\n${formatBackupPicture(picture, Date.now()).join("\n")}`;
 }
 
 export async function eventsOf(cluster: TestCluster, row: string): Promise<AuditEvent[]> {
@@ -142,6 +154,10 @@ export async function restoreCluster(
   chmodSync(parent, 0o755);
   const dir = path.join(parent, "c");
   t.teardown(async () => {
+    await tellIfFailed(
+      t,
+      async () => (await quorate("logs", "--dir", dir, "--postgres", "--lines", "100")).stdout,
+    );
     if (existsSync(paths.clusterFile(dir))) await quorate("down", "--dir", dir);
     if (process.env["QUORATE_KEEP"] === undefined) rmSync(parent, { recursive: true, force: true });
   });

@@ -17,8 +17,9 @@ import {
   paths,
 } from "@quorate/orchestrator/cluster/files.ts";
 import { isPortFree, livePid } from "@quorate/orchestrator/cluster/processes.ts";
-import { type ClusterPicture, isWhole, type NodePicture } from "@quorate/orchestrator/view.ts";
+import { type ClusterPicture, formatPicture, isWhole, type NodePicture } from "@quorate/orchestrator/view.ts";
 import type { ClientConfig } from "pg";
+import { type Teardown, tellIfFailed } from "./told.ts";
 
 export const quorateBin: string = fileURLToPath(
   new URL("../../orchestrator/bin/quorate.js", import.meta.url),
@@ -58,11 +59,6 @@ export interface TestClusterOptions {
   readonly gateway?: boolean;
 }
 
-/** What tap's and the benchmark's tests have in common. */
-export interface Teardown {
-  teardown(clean: () => Promise<void> | void): void;
-}
-
 /** Random, below the ports that the kernel hands out, and free now. */
 export async function freeBasePort(count = 60): Promise<number> {
   return poll(
@@ -94,7 +90,10 @@ export class TestCluster {
     const dir = mkdtempSync(path.join(tmpdir(), "quorate-"));
     chmodSync(dir, 0o755);
     const cluster = new TestCluster(dir, await freeBasePort(), options);
-    test.teardown(() => cluster.clean());
+    test.teardown(async () => {
+      await tellIfFailed(test, () => cluster.story());
+      await cluster.clean();
+    });
     return cluster;
   }
 
@@ -136,8 +135,7 @@ export class TestCluster {
 
   async up(): Promise<Run> {
     const run = await quorate(...this.upArguments());
-    if (run.code !== 0)
-      throw new Error(`quorate up failed:\n${run.stdout}\n${run.stderr}\n${await this.story()}`);
+    if (run.code !== 0) throw new Error(`quorate up failed:\n${run.stdout}\n${run.stderr}`);
     return run;
   }
 
@@ -216,23 +214,33 @@ export class TestCluster {
 
   /** Waits for a leader that the condition likes. */
   async waitForLeader(like: (id: string) => boolean, timeoutMs = 30_000): Promise<string> {
-    return poll(
-      async () => {
-        const { leader } = await this.picture();
-        return leader !== null && like(leader) ? leader : undefined;
-      },
-      { what: `a leader in ${this.dir}`, timeoutMs },
+    const { leader } = await this.waitForPicture(
+      "a leader",
+      (picture) => picture.leader !== null && like(picture.leader),
+      { timeoutMs, intervalMs: 20 },
     );
+    return leader ?? "";
   }
 
   /** One leader, and everybody else streams from it. */
   async waitUntilWhole(timeoutMs = 60_000): Promise<ClusterPicture> {
+    return this.waitForPicture("the cluster to be whole", isWhole, { timeoutMs, intervalMs: 50 });
+  }
+
+  /** The first picture that is as wished; in vain, the error shows the last one. */
+  async waitForPicture(
+    what: string,
+    like: (picture: ClusterPicture) => boolean,
+    { timeoutMs, intervalMs }: { readonly timeoutMs: number; readonly intervalMs: number },
+  ): Promise<ClusterPicture> {
+    let last: ClusterPicture | undefined;
+    const seen = (): string => (last === undefined ? "nothing" : `\n${formatPicture(last)}`);
     return poll(
       async () => {
-        const picture = await this.picture();
-        return isWhole(picture) ? picture : undefined;
+        last = await this.picture();
+        return like(last) && last;
       },
-      { what: `the cluster in ${this.dir} to be whole`, timeoutMs, intervalMs: 50 },
+      { what: `${what} in ${this.dir}`, timeoutMs, intervalMs, seen },
     );
   }
 

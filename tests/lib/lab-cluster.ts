@@ -32,12 +32,13 @@ import {
 import { planCluster } from "@quorate/orchestrator/cluster/plan.ts";
 import { livePid } from "@quorate/orchestrator/cluster/processes.ts";
 import { orchestratorMain, sidecarMain } from "@quorate/orchestrator/cluster/programs.ts";
-import { type ClusterPicture, isWhole } from "@quorate/orchestrator/view.ts";
+import { type ClusterPicture, formatPicture, isWhole } from "@quorate/orchestrator/view.ts";
 import { processesIn } from "@quorate/sidecar/postgres-process.ts";
 import type { ClientConfig } from "pg";
 import { ensurePostgres } from "../../scripts/build-postgres.ts";
-import { quorate, type Teardown } from "./cluster.ts";
+import { quorate } from "./cluster.ts";
 import { NetLab } from "./netlab.ts";
+import { type Teardown, tellIfFailed } from "./told.ts";
 
 const runFile = promisify(execFile);
 /** Each leader change leaves a segment until `wal_keep_size` of log has passed; a sparse file costs nothing. */
@@ -105,7 +106,10 @@ export class LabCluster {
       orchestrators: plan.orchestrators.map((each) => ({ ...each, host: net.address(each.id) })),
     };
     const cluster = new LabCluster({ dir, file }, net);
-    test.teardown(() => cluster.#clean());
+    test.teardown(async () => {
+      await tellIfFailed(test, () => cluster.story());
+      await cluster.#clean();
+    });
     for (const { id } of file.nodes) await cluster.#makeDisk(id);
     writeCluster(dir, file, labSettings);
     if (options.certificates === true) {
@@ -176,12 +180,14 @@ export class LabCluster {
   }
 
   async waitUntilWhole(timeoutMs = 90_000): Promise<ClusterPicture> {
+    let last: ClusterPicture | undefined;
+    const seen = (): string => (last === undefined ? "nothing" : `\n${formatPicture(last)}`);
     return poll(
       async () => {
-        const picture = await this.picture();
-        return isWhole(picture) ? picture : undefined;
+        last = await this.picture();
+        return isWhole(last) && last;
       },
-      { what: "the lab's cluster to be whole", timeoutMs, intervalMs: 50 },
+      { what: "the lab's cluster to be whole", timeoutMs, intervalMs: 50, seen },
     );
   }
 

@@ -5,7 +5,7 @@ import { execFile, spawn } from "node:child_process";
 import { accessSync, constants, existsSync } from "node:fs";
 import path from "node:path";
 import { promisify } from "node:util";
-import type { Teardown } from "./cluster.ts";
+import type { Teardown } from "./told.ts";
 
 const runFile = promisify(execFile);
 /** The router's address on every wire. */

@@ -63,26 +63,20 @@ export async function scenario(
 ): Promise<Scenario> {
   const under = await underLoad(test, options);
   const { cluster, append, pgbench } = under;
-  try {
-    await happen(under);
-    await nextAck(append);
-    await append.stop();
-    await pgbench.stop();
-    const verdict = await judgeCluster(cluster, [append]);
-    test.ok(
-      append.acks.length > 0,
-      `${append.acks.length} rows acknowledged, ${append.inDoubt.length} in doubt`,
-    );
-    test.same(verdict.lost, forEach(cluster, []), "every acknowledged row is on every node");
-    test.same(verdict.unexplained, forEach(cluster, []), "no row came from nowhere");
-    const first = verdict.contents[cluster.ids[0] ?? ""];
-    test.ok(Object.keys(first ?? {}).length >= 5, "there is something to compare");
-    test.same(verdict.contents, forEach(cluster, first), "all nodes hold the same");
-    test.same(verdict.damage, forEach(cluster, []), "amcheck finds nothing");
-  } catch (error) {
-    test.comment(await cluster.story());
-    throw error;
-  }
-  if (!test.passing()) test.comment(await cluster.story());
+  await happen(under);
+  await nextAck(append);
+  await append.stop();
+  await pgbench.stop();
+  const verdict = await judgeCluster(cluster, [append]);
+  test.ok(
+    append.acks.length > 0,
+    `${append.acks.length} rows acknowledged, ${append.inDoubt.length} in doubt`,
+  );
+  test.same(verdict.lost, forEach(cluster, []), "every acknowledged row is on every node");
+  test.same(verdict.unexplained, forEach(cluster, []), "no row came from nowhere");
+  const first = verdict.contents[cluster.ids[0] ?? ""];
+  test.ok(Object.keys(first ?? {}).length >= 5, "there is something to compare");
+  test.same(verdict.contents, forEach(cluster, first), "all nodes hold the same");
+  test.same(verdict.damage, forEach(cluster, []), "amcheck finds nothing");
   return under;
 }
