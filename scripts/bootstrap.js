@@ -165,6 +165,8 @@ function installNpmDependencies() {
 
 function handOver(args) {
   const env = {
+    // As in orchestrator/bin/quorate.js.
+    NODE_COMPILE_CACHE: path.join(modules, ".cache", "quorate"),
     ...process.env,
     PATH: [path.dirname(pinnedNode), path.join(modules, ".bin"), process.env.PATH].join(":"),
     NODE_USE_ENV_PROXY: "1",

@@ -26,7 +26,13 @@ if (node === undefined) {
   process.exit(1);
 }
 
-const child = spawn(node, [main, ...process.argv.slice(2)], { stdio: "inherit" });
+// What was compiled once is kept beside the dependencies: whoever could change it could change those, too. Every
+// program that this one starts uses it.
+const compiled = path.join(path.dirname(node), "..", "..", ".cache", "quorate");
+const child = spawn(node, [main, ...process.argv.slice(2)], {
+  stdio: "inherit",
+  env: { NODE_COMPILE_CACHE: compiled, ...process.env },
+});
 // A terminal sends Ctrl-C to the whole process group, so the child has it already; every other signal comes only to us.
 process.on("SIGINT", () => {
   if (!process.stdin.isTTY) child.kill("SIGINT");
