@@ -117,7 +117,7 @@ async function run(options: Options): Promise<void> {
     const pgbench = new Pgbench(cluster, { scale: options.scale, clients: options.clients });
     await pgbench.initialize();
     const throughGateway = options.planned ? gatewayUrl(cluster.open) : undefined;
-    const append = new AppendClient(throughGateway === undefined ? cluster.urls : [throughGateway]);
+    const append = new AppendClient(() => (throughGateway === undefined ? cluster.urls : [throughGateway]));
     const eye = new Eye(cluster);
     cleanups.unshift(
       () => pgbench.stop(),

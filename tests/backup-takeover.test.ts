@@ -20,14 +20,21 @@ import { withClient } from "./lib/contents.ts";
 
 const takeoverSeconds = 5;
 
-/** pgBackRest that, while there is a file "hold", stands still half a second into a backup, its lock in its hands. */
+/**
+ * pgBackRest that makes the first, full backup when there is a file "begin", and shows it an hour older than it is while
+ * there is no other, so that the next one is due at once. While there is a file "hold", that one stands still half a
+ * second after its beginning, its lock in its hands.
+ */
 function holdable(dir: string, pgbackrest: string): string {
   const script = path.join(dir, "pgbackrest");
-  const [hold, held] = [path.join(dir, "hold"), path.join(dir, "held")];
+  const [begin, hold, held] = ["begin", "hold", "held"].map((name) => path.join(dir, name));
+  const older = 's/("start":)([0-9]{10})/$1.($2-3600)/ge if 1 == (() = /"label":/g)';
   const text = [
     "#!/bin/sh",
     'case " $* " in',
+    `  *" --type=full "*" backup "*) while [ ! -e ${begin} ]; do sleep 0.1; done ;;`,
     `  *" backup "*) [ ! -e ${hold} ] || { echo $$ > ${held}; (sleep 0.5; kill -STOP $$) > /dev/null 2>&1 & } ;;`,
+    `  *" info "*) ${pgbackrest} "$@" | perl -0777 -pe '${older}'; exit ;;`,
     "esac",
     `exec ${pgbackrest} "$@"`,
     "",
@@ -43,11 +50,13 @@ test("the node that makes a backup dies, another takes over; a dead leader's seg
     backup: (usual, dir) => ({
       ...usual,
       pgbackrest: holdable(dir, usual.pgbackrest),
-      schedule: { incr: "* * * * *" },
+      schedule: { full: "0 0 1 1 *", diff: null, incr: "0 * * * *" },
       takeoverSeconds,
     }),
   });
   await start(cluster);
+  await cluster.waitUntilWhole();
+  for (const file of ["hold", "begin"]) writeFileSync(path.join(cluster.dir, file), "");
   await waitForBackups(cluster, "the first backup", ({ last }) => last !== null);
   await takeover(t, cluster);
   await leftOut(t, cluster);
@@ -58,10 +67,9 @@ const busyNodes = async (cluster: TestCluster): Promise<string[]> =>
 
 async function takeover(t: Test, cluster: TestCluster): Promise<void> {
   const [hold, held] = [path.join(cluster.dir, "hold"), path.join(cluster.dir, "held")];
-  writeFileSync(hold, "");
   const busy = await poll(async () => (existsSync(held) ? (await busyNodes(cluster))[0] : undefined), {
     what: "a backup that stands still",
-    timeoutMs: 150_000,
+    timeoutMs: 90_000,
   });
   const pid = Number(readFileSync(held, "utf8"));
   t.not(busy, await cluster.leader(), "it is made by a follower");

@@ -4,7 +4,7 @@ import { test } from "tap";
 import { reasonIn, targetSettings } from "../src/backup/archive-replay.ts";
 import { missingSegments } from "../src/backup/archive-watch.ts";
 import { explainFailure } from "../src/backup/backup-failures.ts";
-import { dueBackup, isTaskDue, isTooOld } from "../src/backup/backup-schedule.ts";
+import { dueBackup, isMadeGood, isTaskDue, isTooOld } from "../src/backup/backup-schedule.ts";
 import { backupTurn, type SeenNode, turnOrder } from "../src/backup/backup-turn.ts";
 import { judgeVerify } from "../src/backup/backup-work.ts";
 import {
@@ -71,6 +71,21 @@ test("which backup is due", async (t) => {
   t.equal(isTooOld(schedule, [backup()], at("2026-11-16T02:00:00")), false);
   t.equal(isTooOld(schedule, [backup()], at("2026-11-17T02:00:00")), true, "two runs were missed");
   t.equal(isTooOld(schedule, [], at("2026-11-17T02:00:00")), false);
+  t.test("a failed attempt is made good by one that began no earlier", async (t) => {
+    const run = { at: "2026-11-16T01:05:00.000Z", what: "diff backup", message: "", problem: null };
+    const failed = { ...run, ok: false, began: "2026-11-16T01:00:00.700Z" };
+    const made = (startedAt: string) => ({ startedAtMs: at(startedAt) });
+    t.equal(isMadeGood(failed, made("2026-11-16T01:02:00")), true, "also when it ended before the failure");
+    t.equal(isMadeGood(failed, made("2026-11-16T01:00:00")), true, "in the same second");
+    t.equal(isMadeGood(failed, made("2026-11-16T00:59:59")), false);
+    t.equal(
+      isMadeGood({ ...failed, began: undefined }, made("2026-11-16T01:02:00")),
+      false,
+      "of older versions",
+    );
+    t.equal(isMadeGood({ ...failed, ok: true }, made("2026-11-16T01:02:00")), false, "nothing failed");
+    t.equal(isMadeGood(null, made("2026-11-16T01:02:00")), false);
+  });
   t.equal(isTaskDue("0 4 * * *", null, at("2026-11-15T05:00:00"), at("2026-11-16T03:59:00")), false);
   t.equal(isTaskDue("0 4 * * *", null, at("2026-11-15T05:00:00"), at("2026-11-16T04:00:00")), true);
   t.equal(isTaskDue(null, null, 0, at("2026-11-16T04:00:00")), false);

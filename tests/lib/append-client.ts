@@ -21,7 +21,7 @@ export class AppendClient {
   readonly acks: Ack[] = [];
   readonly inDoubt: number[] = [];
   readonly errors = new Map<string, number>();
-  readonly #urls: readonly string[];
+  readonly #urls: () => readonly string[];
   readonly #table: string;
   readonly #pauseMs: number;
   #nextId = 1;
@@ -30,7 +30,8 @@ export class AppendClient {
   #connection: pg.Client | undefined;
   #waiters: { afterMs: number; resolve: (ack: Ack) => void }[] = [];
 
-  constructor(urls: readonly string[], { table = "append_log", pauseMs = 0 } = {}) {
+  /** `urls`: of all nodes there are at the time. */
+  constructor(urls: () => readonly string[], { table = "append_log", pauseMs = 0 } = {}) {
     this.#urls = urls;
     this.#table = table;
     this.#pauseMs = pauseMs;
@@ -109,7 +110,7 @@ export class AppendClient {
   async #findWriter(): Promise<pg.Client | undefined> {
     let over = false;
     const isOver = (): boolean => over || !this.#running;
-    const attempts = this.#urls.map((url) => becomesWriter(url, isOver));
+    const attempts = this.#urls().map((url) => becomesWriter(url, isOver));
     const winner = await Promise.any(attempts).catch(() => undefined);
     over = true;
     for (const attempt of attempts) {

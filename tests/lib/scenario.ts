@@ -38,7 +38,7 @@ async function underLoad(test: Test, options: TestClusterOptions): Promise<Scena
   await createAppendLog(cluster);
   const pgbench = new Pgbench(cluster);
   await pgbench.initialize();
-  const append = new AppendClient(cluster.urls);
+  const append = new AppendClient(() => cluster.urls);
   pgbench.start();
   append.start();
   test.teardown(async () => {

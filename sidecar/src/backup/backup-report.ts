@@ -3,7 +3,14 @@ import { z } from "zod";
 import type { Backup } from "./repository-info.ts";
 
 const problemSchema = z.object({ code: z.string(), message: z.string(), todo: z.string() });
-const runSchema = z.object({ at: z.string(), ok: z.boolean(), what: z.string(), message: z.string() });
+/** `at`: when it ended; `began`: unknown to older versions. */
+const runSchema = z.object({
+  at: z.string(),
+  began: z.string().optional(),
+  ok: z.boolean(),
+  what: z.string(),
+  message: z.string(),
+});
 const backupSchema = z.object({
   label: z.string(),
   type: z.enum(["full", "diff", "incr"]),

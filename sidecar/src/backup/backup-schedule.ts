@@ -2,6 +2,7 @@
 import { Cron } from "croner";
 import { closesGap, type Gap } from "./archive-gap.ts";
 import type { BackupConfig, BackupType } from "./backup-config.ts";
+import type { BackupReport } from "./backup-report.ts";
 import type { Backup } from "./repository-info.ts";
 
 export type Due = { readonly type: BackupType; readonly sinceMs: number; readonly reason: string };
@@ -76,4 +77,14 @@ export function isTooOld(
   const first = after(newest);
   const second = first === null ? null : after(first);
   return second !== null && second <= nowMs;
+}
+
+/**
+ * A failed attempt needs nobody's attention any more when a later one succeeded, whoever made it: one that began no
+ * earlier, also if the failed one took longer to fail. pgBackRest's times are whole seconds.
+ */
+export function isMadeGood(failed: BackupReport["lastRun"], newest: Pick<Backup, "startedAtMs">): boolean {
+  if (failed === null || failed.ok) return false;
+  const beganMs = Date.parse(failed.began ?? failed.at);
+  return newest.startedAtMs >= Math.floor(beganMs / 1000) * 1000;
 }

@@ -17,7 +17,7 @@ import { type BackupConfig, remoteRepository } from "./backup-config.ts";
 import { copyCertificates, prepareBackup, serveRepository } from "./backup-environment.ts";
 import { alarmEvent, type BackupEvent, type BackupHost, BackupTrail } from "./backup-events.ts";
 import { type BackupReport, readReport, shownBackup } from "./backup-report.ts";
-import { type Due, dueBackup, isTaskDue, isTooOld, nextRunMs } from "./backup-schedule.ts";
+import { type Due, dueBackup, isMadeGood, isTaskDue, isTooOld, nextRunMs } from "./backup-schedule.ts";
 import { backupTurn, type Turn } from "./backup-turn.ts";
 import { type BackupWork, type Outcome, runBackup, runRestoreTest, runVerify } from "./backup-work.ts";
 import { localQuery } from "./local-sql.ts";
@@ -335,9 +335,7 @@ export class BackupService {
           }
         : null,
     );
-    const failedAt = this.#lastRun?.ok === false ? Date.parse(this.#lastRun.at) : null;
-    if (failedAt !== null && newest !== undefined && newest.stoppedAtMs > failedAt)
-      this.#alarms.clear("backup");
+    if (newest !== undefined && isMadeGood(this.#lastRun, newest)) this.#alarms.clear("backup");
     for (const task of ["restoreTest", "verify"] as const)
       if (this.#alarms.has(task) && this.#lastOf(task)?.ok === true) this.#alarms.clear(task);
   }

@@ -27,6 +27,7 @@ export type BackupWork = {
 export type Outcome = {
   readonly run: {
     readonly at: string;
+    readonly began: string;
     readonly ok: boolean;
     readonly what: string;
     readonly message: string;
@@ -43,11 +44,12 @@ function failureOf(error: unknown): BackupFailure {
 
 async function attempt(what: string, work: () => Promise<string>): Promise<Outcome> {
   const startedMs = performance.now();
+  const began = new Date().toISOString();
   try {
     const message = await work();
     const seconds = ((performance.now() - startedMs) / 1000).toFixed(1);
     return {
-      run: { at: new Date().toISOString(), ok: true, what, message: `${message} (${seconds} s)` },
+      run: { at: new Date().toISOString(), began, ok: true, what, message: `${message} (${seconds} s)` },
       problem: null,
       retry: false,
     };
@@ -55,7 +57,7 @@ async function attempt(what: string, work: () => Promise<string>): Promise<Outco
     const problem = failureOf(error);
     const tooEarly = /does not match pg_control timeline|unable to find primary/.test(problem.message);
     return {
-      run: { at: new Date().toISOString(), ok: false, what, message: problem.message },
+      run: { at: new Date().toISOString(), began, ok: false, what, message: problem.message },
       problem,
       retry: problem.code === "backup_running" || tooEarly,
     };
