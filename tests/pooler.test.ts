@@ -49,6 +49,21 @@ function poolerPid(id: string): number | undefined {
   return isAlive(pid) ? pid : undefined;
 }
 
+/** What its console shows of connections and clients. */
+async function shownBy(id: string): Promise<Record<string, unknown>> {
+  const port = portOf(id, "pooler");
+  const operator = new pg.Client({ host: "127.0.0.1", port, user: "app", password, database: "quorate" });
+  await operator.connect();
+  try {
+    const shown: Record<string, unknown> = {};
+    for (const what of ["pools", "clients", "servers", "leases"])
+      shown[what] = (await operator.query(`show ${what}`)).rows;
+    return shown;
+  } finally {
+    await operator.end();
+  }
+}
+
 /** How long its sidecar takes to answer. */
 async function sidecarAnswersMs(id: string): Promise<number> {
   const { host, ports } = cluster.node(id);
@@ -100,12 +115,8 @@ t.test("every node's pooler takes any transaction: writes go to the leader, read
 t.test("connections are leased by the node's sidecar", async (test) => {
   const leader = await cluster.leader();
   const [id = ""] = cluster.ids.filter((each) => each !== leader);
-  const port = portOf(id, "pooler");
-  const operator = new pg.Client({ host: "127.0.0.1", port, user: "app", password, database: "quorate" });
-  await operator.connect();
-  const { rows } = await operator.query("show leases");
-  await operator.end();
-  const ofLeader = rows.find(({ node }) => node === leader);
+  const { leases } = await shownBy(id);
+  const ofLeader = (leases as Record<string, string>[]).find(({ node }) => node === leader) ?? {};
   test.match(ofLeader, { leased: "t" });
   test.ok(Number(ofLeader.used) > 0 && Number(ofLeader.used) <= Number(ofLeader.share));
   const { ports } = cluster.node(leader);
@@ -169,30 +180,50 @@ t.test("who uses a pooler doesn't notice a switchover", async (test) => {
   const leader = await cluster.leader();
   const clients = await Promise.all(cluster.ids.map((id) => connectSoon(id)));
   const [next = ""] = cluster.ids.filter((each) => each !== leader);
+  const startedAtMs = performance.now();
+  const at = () => `${((performance.now() - startedAtMs) / 1_000).toFixed(2)} s`;
+  const errors: string[] = [];
+  /** Of each client: how many, and since when it waits. */
+  const counts = clients.map(() => ({ done: 0, since: at() }));
+  const done = () => counts.reduce((sum, each) => sum + each.done, 0);
   let running = true;
-  let done = 0;
-  const work = clients.map(async (client) => {
-    while (running) {
+  const work = clients.map(async (client, of) => {
+    const count = counts[of] as { done: number; since: string };
+    while (running && errors.length === 0) {
       await client.query("insert into seen values ('switchover')");
-      done++;
+      count.done++;
+      count.since = at();
     }
   });
-  const finished = Promise.allSettled(work);
+  for (const [of, each] of work.entries())
+    each.catch((error: pg.DatabaseError) =>
+      errors.push(`${cluster.ids[of]}, ${at()}: ${error.code} ${error.message} (${error.detail ?? ""})`),
+    );
   try {
     const run = await quorate("switchover", "--to", next, "--dir", cluster.dir);
     test.equal(run.code, 0, run.stderr);
-    const before = done;
-    await poll(() => done > before + 30, { what: "work on the next leader", timeoutMs: 30_000 });
+    const before = counts.map((count) => count.done);
+    const switchedAt = at();
+    await poll(() => errors.length > 0 || counts.every((count, of) => count.done > (before[of] ?? 0) + 10), {
+      what: "work on the next leader",
+      timeoutMs: 30_000,
+    }).catch(async (error: Error) => {
+      test.fail(`${error.message}: the switchover ended at ${switchedAt}, it is ${at()}`, {
+        errors,
+        counts,
+        before,
+        poolers: await Promise.all(cluster.ids.map(async (id) => [id, await shownBy(id).catch(String)])),
+      });
+    });
   } finally {
     running = false;
   }
-  const failed = (await finished)
-    .filter((each) => each.status === "rejected")
-    .map(({ reason }) => String(reason));
-  test.same(failed, []);
+  await Promise.allSettled(work);
+  test.same(errors, []);
+  if (!test.passing()) test.comment(await cluster.story());
   const { rows } = await (clients[0] as pg.Client).query(
     "select count(*)::int as n from seen where who = 'switchover'",
   );
-  test.equal(rows[0].n, done);
+  test.equal(rows[0].n, done());
   for (const client of clients) test.equal(await serverPort(client), cluster.node(next).ports.postgres);
 });

@@ -269,6 +269,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
       if (client.waiting && client.blocked) this.#cancelWaiting(client);
       return;
     }
+    server.takingBack = false; // the client wants it to end, not to be made elsewhere
     this.cancelRequest(client, server);
   }
 

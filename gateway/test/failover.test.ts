@@ -1,4 +1,5 @@
 import t from "tap";
+import type { Pool } from "../src/pool/pool.ts";
 import { SettableLeaderSource, type View } from "../src/route/leader-source.ts";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
@@ -106,6 +107,79 @@ t.test("a planned change: new transactions wait, open ones end", async (t) => {
   t.match(readable(await other.until(1)).join(), /held/);
   open.close();
   other.close();
+});
+
+/** The gateway's cancel requests are held until they are let go. */
+function holdCancels(): () => void {
+  const { worker } = gateway;
+  const { sendCancel } = worker;
+  const held: (() => void)[] = [];
+  worker.sendCancel = (...args) => void held.push(() => sendCancel.apply(worker, args));
+  return () => {
+    worker.sendCancel = sendCancel;
+    for (const each of held) each();
+  };
+}
+
+t.test("a cancel request that comes late doesn't hit the client's next request", async (t) => {
+  const client = await login();
+  const pool = gateway.worker.pools.get("postgres\0postgres");
+  const letGo = holdCancels();
+  const busy = "select count(*) from pg_stat_activity where query ~ 'select 8' and pid <> pg_backend_pid()";
+  client.send(wire.query("insert into notes select 8, pg_sleep(0.5)::text"));
+  while ((await second.sql(busy)) !== "1") await new Promise((resolve) => setTimeout(resolve, 10));
+  leaders.set({ ...at(second, 2), holding: true });
+  t.match(
+    readable(await client.until(1)),
+    ["C INSERT 0 1\0", "Z I"],
+    "it is answered before it is cancelled",
+  );
+  t.equal(
+    [...(pool?.servers ?? [])].filter((each) => each.cancels > 0).length,
+    1,
+    "its cancel is on its way",
+  );
+  client.send(wire.query("insert into notes select 9, pg_sleep(0.5)::text"));
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  letGo();
+  leaders.set(at(second, 2));
+  t.match(readable(await client.until(1)), ["C INSERT 0 1\0", "Z I"]);
+  client.close();
+});
+
+t.test("a request that was taken back is made once, whatever is in its way", async (t) => {
+  const busy = "select count(*) from pg_stat_activity where state = 'active' and query ~ 'taken back'";
+  let term = 2;
+  for (const [text, what] of [
+    ["insert into notes select $, nextval('seq') || pg_sleep(2)::text /* taken back */", "a sequence"],
+    ["insert into notes select $, pg_sleep(2)::text /* taken back */", "settings to be changed"],
+  ] as const) {
+    await second.sql("create sequence if not exists seq; delete from notes");
+    const client = await RawClient.login(gateway.port, {
+      user: "postgres",
+      database: "postgres",
+      work_mem: "5MB",
+    });
+    client.send(wire.query(text.replace("$", "10")));
+    while ((await second.sql(`${busy} and pid <> pg_backend_pid()`)) !== "1")
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    leaders.set({ ...at(second, term), holding: true });
+    const pool = gateway.worker.pools.get("postgres\0postgres") as Pool;
+    while (pool.waitingCount === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+    // The leader changes again while the next connection is being given the client's settings.
+    const { release } = pool;
+    pool.release = (server) => {
+      release.call(pool, server);
+      if (pool.release === release) return;
+      pool.release = release;
+      leaders.set(at(second, ++term));
+    };
+    leaders.set(at(second, ++term));
+    const answer = readable(await client.until(1));
+    t.match(answer, ["C INSERT 0 1\0", "Z I"], what);
+    t.equal(await second.sql("select count(*) from notes"), "1", "it is done once");
+    client.close();
+  }
 });
 
 t.test("nobody leads for too long", async (t) => {

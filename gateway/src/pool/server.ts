@@ -102,6 +102,8 @@ export class Server extends ServerAnswers implements LinkOwner {
 
   /** The request in flight is being cancelled to be made again elsewhere. */
   takingBack = false;
+  /** A cancel request of ours may still reach it: it gets nothing that could be hit instead. */
+  barred = false;
   /** The request in flight is being cancelled for this reason. */
   cancelReason: WireError | undefined;
 

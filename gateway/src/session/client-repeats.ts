@@ -37,7 +37,13 @@ export abstract class ClientRepeats extends ClientSettings {
     this.again = true;
     const stopped = this.consumeAgain(kept);
     this.again = false;
-    if (stopped < kept.length) server.close("a request could not be made again");
+    if (stopped === kept.length) return;
+    if (stopped === 0 && this.blocked) {
+      // Something has to happen on the server first, or it can't be used any more.
+      this.againPrelude = prelude;
+      this.againRows = rows;
+      this.waitingRequest = kept;
+    } else server.close("a request could not be made again");
   }
 
   staleStatement(statement: Statement | undefined): boolean {
@@ -87,8 +93,10 @@ export abstract class ClientRepeats extends ClientSettings {
   takeBack(): void {
     const { server } = this;
     if (server === undefined || server.retired || server.ring.length === 0 || server.cancels > 0) return;
-    if (!this.repeatable(server) || this.host.nowMs() - this.requestSinceMs > takeBackWithinMs) return;
+    if (this.blocked || server.barred || !this.repeatable(server)) return;
+    if (this.host.nowMs() - this.requestSinceMs > takeBackWithinMs) return;
     server.takingBack = true;
+    server.barred = true;
     this.host.cancelRequest(this.self, server);
   }
 

@@ -175,11 +175,6 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       return;
     }
     if (server.reader && this.#mustCatchUp(server, this.#from)) return;
-    const again = this.waitingRequest;
-    if (again !== undefined) {
-      this.waitingRequest = undefined;
-      this.sendAgain(server, again, this.againPrelude, this.againRows);
-    }
     this.unblock();
   }
 
@@ -199,6 +194,16 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
     if (this.gone) {
       this.afterReady();
       return;
+    }
+    const again = this.waitingRequest;
+    if (again !== undefined) {
+      if (this.server === undefined) {
+        this.acquire(this.pool);
+        return;
+      }
+      this.waitingRequest = undefined;
+      this.sendAgain(this.server, again, this.againPrelude, this.againRows);
+      if (this.blocked) return;
     }
     if (this.#inbox.length > 0) this.#consumeInbox();
     if (!this.blocked) this.link.resume();
@@ -302,8 +307,12 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
     if (server === undefined) return;
     if (this.elsewhere) {
       this.elsewhere = false;
-      this.server = undefined;
-      server.owner.release(server);
+      if (server.cancels > 0) this.swap("a request is being cancelled on it");
+      else {
+        this.server = undefined;
+        server.barred = false;
+        server.owner.release(server);
+      }
       this.repeat();
       return;
     }
@@ -314,6 +323,14 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       return;
     }
     if (server.ring.length > 0) return;
+    if (server.barred && !server.retired && !this.gone) {
+      if (server.cancels > 0) return; // cancelDone comes back here
+      server.barred = false;
+      this.blocked = false;
+      this.afterReady();
+      if (!this.blocked) this.unblock();
+      return;
+    }
     this.namesPending = false;
     this.idleSinceMs = this.host.nowMs();
     if (server.status === txIdle) this.host.requestDone(this, this.requestSinceMs);

@@ -28,7 +28,7 @@ import { handleLost, handleSkipping } from "./without-server.ts";
 export function consume(client: Client, bytes: Buffer, start: number, end: number): number {
   let at = start;
   client.needs = 0;
-  if (client.server?.retired) {
+  if (client.server?.retired || client.server?.barred) {
     client.blocked = true;
     return at;
   }
