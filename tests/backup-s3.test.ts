@@ -143,4 +143,9 @@ test("a repository in S3-compatible storage", async (t) => {
   t.match(away.stderr, /the repository can't be reached/);
   const secret = readFileSync(paths.repositoryKey(cluster.dir), "utf8").trim();
   for (const each of cluster.ids) t.notOk(cluster.log(each, "sidecar").includes(secret), "no key in a log");
+  const last = await cluster.leader();
+  await cluster.down();
+  const log = cluster.log(last, "sidecar");
+  const stopping = log.slice(log.lastIndexOf('"stopping"'));
+  t.match(stopping, /Postgres stopped \(fast\)/, "a stop doesn't wait for storage that is away");
 });

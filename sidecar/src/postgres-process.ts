@@ -20,6 +20,7 @@ import { join } from "node:path";
 import { asPostgres, codeOf, isAlive, poll, processFacts, sendSignal } from "@quorate/common";
 import type { PostgresOwner } from "./environment.ts";
 import type { NodePaths } from "./paths.ts";
+import { endHangingPrograms, isPostgres } from "./postgres-programs.ts";
 
 export type StartOptions = {
   readonly binDir: string;
@@ -31,6 +32,7 @@ export type StartOptions = {
 };
 
 const quitTimeoutMs = 5_000;
+const programPatienceMs = 10_000;
 const killTimeoutMs = 10_000;
 const deathCheckMs = 10;
 
@@ -129,7 +131,9 @@ export class PostgresProcess {
   async stop(mode: "fast" | "immediate", timeoutMs: number): Promise<string> {
     if (mode === "fast") {
       this.signal("SIGINT");
-      if (await this.#endsWithin(timeoutMs)) return "stopped (fast)";
+      const patient = endHangingPrograms(this.pid, programPatienceMs);
+      const ended = await this.#endsWithin(timeoutMs).finally(patient);
+      if (ended) return "stopped (fast)";
     }
     this.signal("SIGQUIT");
     if (await this.#endsWithin(quitTimeoutMs)) return "stopped (immediate)";
@@ -220,15 +224,6 @@ function worksIn(pid: number, directory: string): boolean {
     return readlinkSync(`/proc/${pid}/cwd`) === directory;
   } catch {
     return false; // ended meanwhile, or somebody else's
-  }
-}
-
-/** Not a shell that somebody opened there. */
-function isPostgres(pid: number): boolean {
-  try {
-    return /^postgres/.test(readFileSync(`/proc/${pid}/comm`, "utf8"));
-  } catch {
-    return false;
   }
 }
 

@@ -89,6 +89,7 @@ export class BackupService {
       paths: this.#paths,
       host: config.host,
       owner,
+      signal: this.#shutdown.signal,
     });
     this.#peers = options.peers ?? new Peers();
     this.#clock = options.clock ?? Date.now;
@@ -136,7 +137,7 @@ export class BackupService {
     this.#host = host;
     const next = (): void => {
       this.#ticking = this.#tick(host.status())
-        .catch((error: unknown) => this.#options.logger.warn({ err: error }, "backups: a look around failed"))
+        .catch((error: unknown) => this.#trouble(error))
         .finally(() => {
           if (!this.#shutdown.signal.aborted) this.#timer = setTimeout(next, tickMs);
         });

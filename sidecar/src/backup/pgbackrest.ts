@@ -38,6 +38,8 @@ export type PgbackrestOptions = {
   /** Of this node. */
   readonly host: string;
   readonly owner: PostgresOwner;
+  /** Ends every command. */
+  readonly signal?: AbortSignal;
 };
 
 export type CommandOptions = Pick<RunOptions, "timeoutMs" | "signal" | "onOutput" | "niceness">;
@@ -65,6 +67,7 @@ export class Pgbackrest {
   /** Throws BackupError. */
   async command(what: string, args: readonly string[], options: CommandOptions = {}): Promise<RunResult> {
     const { config, stanza, paths, owner } = this.#options;
+    const signal = options.signal ?? this.#options.signal;
     const all = [`--config=${paths.conf}`, `--stanza=${stanza}`, ...args];
     let result: RunResult;
     try {
@@ -74,10 +77,11 @@ export class Pgbackrest {
         env: pgbackrestEnvironment(),
         okCodes: Array.from({ length: 256 }, (_, code) => code),
         ...options,
+        ...(signal === undefined ? {} : { signal }),
         ...(owner === undefined ? {} : { user: owner }),
       });
     } catch (error) {
-      if (options.signal?.aborted === true || codeOf(error) !== commandFailed) throw error;
+      if (signal?.aborted === true || codeOf(error) !== commandFailed) throw error;
       throw new BackupError(neverEnded(error as Error), what);
     }
     if (result.code === 0) return result;
