@@ -1,5 +1,6 @@
 import { createLogger, poll, Supervised } from "@quorate/common";
 import t from "tap";
+import { begunNode } from "../src/cluster/begun-node.ts";
 import { planNode } from "../src/cluster/membership.ts";
 import {
   allPorts,
@@ -95,3 +96,35 @@ t.test("a node that is added gets a free name, free ports and the emptiest zone"
   test.throws(() => planNode({ file }, { id: "n2" }), /already/);
   test.throws(() => planNode({ file }, { id: "N!" }), /no node id/);
 });
+
+t.test(
+  "the node that an interrupted change had begun is gone on with, another one is not taken for it",
+  async (test) => {
+    const plan = planCluster({ ...base, nodes: 4 });
+    const seen = { cohort: new Set(["n1", "n2", "n3"]), followers: new Set(["n2", "n3"]) };
+    const everybody = { ...seen, cohort: new Set(["n1", "n2", "n3", "n4"]) };
+    const marked = {
+      nodes: plan.nodes.map((node) => (node.id === "n4" ? { ...node, adding: true as const } : node)),
+    };
+    const observer = {
+      nodes: plan.nodes.map((node) => (node.id === "n4" ? { ...node, observer: true as const } : node)),
+    };
+    const begun = (...args: Parameters<typeof begunNode>) => begunNode(...args)?.id;
+    test.equal(begun(plan, {}, seen), "n4", "it is not in the cohort yet");
+    test.equal(begun(plan, {}, everybody), undefined);
+    test.equal(
+      begun(marked, {}, everybody),
+      "n4",
+      "it has got there, but whoever added it never heard of it",
+    );
+    for (const wish of [{ id: "n5" }, { zone: "c" }, { observer: true }]) {
+      test.equal(begun(marked, wish, everybody), undefined, "another wish");
+      test.equal(begun(plan, wish, seen), undefined);
+    }
+    test.equal(begun(marked, { id: "n4", zone: "a" }, everybody), "n4");
+    test.equal(begun(plan, {}, { ...seen, cohort: new Set() }), undefined, "nothing is known of any cohort");
+    test.equal(begun(observer, { observer: true }, seen), "n4", "an observer that doesn't stream yet");
+    const streams = { ...seen, followers: new Set(["n2", "n3", "n4"]) };
+    test.equal(begun(observer, { observer: true }, streams), undefined);
+  },
+);

@@ -118,6 +118,8 @@ export const clusterFileSchema = z.strictObject({
         ports: portsSchema,
         /** Streams and applies, is never in the cohort. */
         observer: z.literal(true).optional(),
+        /** `quorate node add` has begun with it and not ended. */
+        adding: z.literal(true).optional(),
       }),
     )
     .min(1),

@@ -14,10 +14,12 @@ import {
   type Observation,
 } from "@quorate/consensus";
 import { isNodeId } from "@quorate/consensus/types.ts";
+import { begunNode, type Seen } from "../cluster/begun-node.ts";
 import { leaderAmong } from "../cluster/bring-up-step.ts";
 import { type ClusterNode, findNode, type OpenCluster, openCluster, paths } from "../cluster/files.ts";
 import {
   addNodeFiles,
+  markAdded,
   type NewNode,
   planNode,
   readReplacement,
@@ -192,9 +194,18 @@ function wishFor({ file }: OpenCluster, change: { policy?: string; leaving?: str
 
 export async function addNode(dir: string, wish: NewNode, options: ChangeOptions): Promise<void> {
   const before = openCluster(dir);
-  const halfAdded = await withSession(before, async (session) => halfAddedNode(before, wish, session));
-  const node = halfAdded ?? planNode(before, wish);
-  await join(dir, node, options, halfAdded !== undefined);
+  const begun = await withSession(before, async (session) =>
+    begunNode(before.file, wish, seenBy(session.observation())),
+  );
+  const node = begun ?? planNode(before, wish);
+  await join(dir, node, options, begun !== undefined);
+  if (begun?.adding === true && options.dryRun !== true)
+    say("this ended what was interrupted before: give the command again for one more node");
+}
+
+function seenBy({ rulesets, nodes }: Observation): Seen {
+  const follows = [...nodes].filter(([, { view }]) => view?.state === "follower");
+  return { cohort: new Set(rulesets.flatMap(cohortIds)), followers: new Set(follows.map(([id]) => id)) };
 }
 
 async function join(dir: string, node: ClusterNode, options: ChangeOptions, goesOn: boolean): Promise<void> {
@@ -222,25 +233,7 @@ async function join(dir: string, node: ClusterNode, options: ChangeOptions, goes
     if (session.status(id)?.operatorStopped === true) await session.client(id)?.control({ action: "start" });
     await reach(session, goal);
   });
-}
-
-/** Somebody began to add a node and was interrupted: it is in cluster.json, and not where it is to be. */
-function halfAddedNode(
-  { file }: OpenCluster,
-  wish: NewNode,
-  session: CohortSession,
-): ClusterNode | undefined {
-  const observation = session.observation();
-  const cohort = new Set(observation.rulesets.flatMap(cohortIds));
-  if (cohort.size === 0) return undefined;
-  return file.nodes.find(
-    (node) =>
-      (wish.id === undefined || wish.id === node.id) &&
-      (wish.zone === undefined || wish.zone === node.zone) &&
-      (wish.observer === true) === (node.observer === true) &&
-      !cohort.has(node.id) &&
-      (node.observer !== true || observation.nodes.get(nodeId(node.id))?.view?.state !== "follower"),
-  );
+  markAdded(openCluster(dir), node.id);
 }
 
 /** True when the goal is reached; with `dryRun` only the steps are shown. */

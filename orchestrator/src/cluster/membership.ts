@@ -84,7 +84,15 @@ export function addNodeFiles(cluster: OpenCluster, node: ClusterNode): OpenClust
   mkdirSync(path.join(paths.node(dir, node.id), "log"), { recursive: true, mode: 0o755 });
   const { id, zone, region, host, ports } = node;
   writeJson(paths.sidecarConfig(dir, id), { ...config, node: { id, zone, region }, host, ports });
-  return rewrite(cluster, [...file.nodes, node]);
+  return rewrite(cluster, [...file.nodes, { ...node, adding: true }]);
+}
+
+/** It has got where it was to be. */
+export function markAdded({ dir, file }: OpenCluster, id: string): void {
+  const nodes = file.nodes.map(({ adding, ...node }) =>
+    node.id === id || adding === undefined ? node : { ...node, adding },
+  );
+  writeClusterFile(dir, { ...file, nodes });
 }
 
 export function removeNodeFiles(cluster: OpenCluster, id: string): OpenCluster {
