@@ -193,12 +193,22 @@ function addConnecting(program: Command, exit: Exit): void {
     });
 }
 
+/** With and without the word `leader`: who is woken at night thinks of the verb, who looks around of the thing. */
 function addLeading(program: Command): void {
+  const leader = program
+    .command("leader")
+    .description("hand leadership over, or take it: the same as switchover and failover")
+    .addHelpText("after", "\nExample:\n  $ quorate leader switchover --to n2");
+  addLeaderVerbs(program, "quorate");
+  addLeaderVerbs(leader, "quorate leader");
+}
+
+function addLeaderVerbs(parent: Command, words: string): void {
   verb(
-    program,
+    parent,
     "switchover",
     "hand leadership over in good order: requests wait for a moment, none fails",
-    "quorate switchover --to n2",
+    `${words} switchover --to n2`,
   )
     .option("--to <id>", "the node that shall lead (default: the most advanced follower)")
     .addOption(jsonOption())
@@ -207,10 +217,10 @@ function addLeading(program: Command): void {
       await switchover(resolveDir(dir), options);
     });
   verb(
-    program,
+    parent,
     "failover",
     "make another node lead now, without asking the present leader",
-    "quorate failover --to n3",
+    `${words} failover --to n3`,
   )
     .option("--to <id>", "the node that shall lead (default: the most advanced node)")
     .addOption(jsonOption())
