@@ -237,6 +237,17 @@ t.test("a running cluster", async (test) => {
   await test.test("failover --to a follower", async (sub) => {
     const old = await cluster.leader();
     const to = cluster.ids.find((each) => each !== old) ?? "";
+    const { term } = await cluster.picture();
+    const plan = await quorate("leader", "failover", "--to", to, "--dry-run", "--json", ...at);
+    sub.same(
+      (JSON.parse(plan.stdout) as { steps: { kind: string }[] }).steps.map(({ kind }) => kind),
+      ["recruit", "elect", "follow"],
+    );
+    sub.match(
+      (await quorate("switchover", "--dry-run", ...at)).stdout,
+      /^1\. .* holds .*Nothing was changed/s,
+    );
+    sub.equal((await cluster.picture()).term, term, "--dry-run changes nothing");
     const run = await quorate("failover", "--to", to, "--json", ...at);
     sub.equal(run.code, 0, `${run.stdout}${run.stderr}`);
     sub.match(JSON.parse(run.stdout), { leader: to, term: Number, durationMs: Number, late: [] });

@@ -17,6 +17,7 @@ import { orchestratorErrors } from "../error-codes.ts";
 import { CohortSession } from "../shell/cohort-session.ts";
 import { chooseSuccessor } from "../successor.ts";
 import { isStreaming } from "../view.ts";
+import { type LeaderPlanInput, leaderPlan } from "./leader-plan.ts";
 import { grpcAddress } from "./sightings.ts";
 import { answer, say } from "./voice.ts";
 
@@ -86,9 +87,31 @@ async function regroup({ session, to, startedMs }: Situation): Promise<void> {
   if (late.length > 0) say(`${late.join(", ")} did not follow yet; the orchestrators see to it`);
 }
 
-export async function failover(dir: string, options: { to?: string }): Promise<void> {
+export interface LeaderOptions {
+  readonly to?: string;
+  readonly dryRun?: boolean;
+}
+
+/** Changes nothing. */
+function showPlan(verb: LeaderPlanInput["verb"], { session, leader, to }: Situation): void {
+  const end = leader?.flushedLsn ?? noLsn;
+  const has = session.status(to)?.flushedLsn ?? noLsn;
+  const steps = leaderPlan({
+    verb,
+    leader: leader === undefined ? null : { id: leader.node, term: leader.term },
+    to,
+    others: session.statuses().flatMap(({ node }) => (node === to ? [] : [node])),
+    lacksBytes: end > has ? end - has : 0n,
+  });
+  for (const [index, { what }] of steps.entries()) say(`${index + 1}. ${what}`);
+  say("Then it is done. Nothing was changed now.");
+  answer({ steps });
+}
+
+export async function failover(dir: string, options: LeaderOptions): Promise<void> {
   await withSituation(dir, options.to, async (situation) => {
     const { session, leader, to } = situation;
+    if (options.dryRun === true) return showPlan("failover", situation);
     say(`failing over ${leader === undefined ? "" : `from ${leader.node} `}to ${to}`);
     const outcome = await session.changeLeader(
       { reason: "an operator asked for a failover", candidate: to },
@@ -108,7 +131,7 @@ export async function failover(dir: string, options: { to?: string }): Promise<v
   });
 }
 
-export async function switchover(dir: string, options: { to?: string }): Promise<void> {
+export async function switchover(dir: string, options: LeaderOptions): Promise<void> {
   await withSituation(dir, options.to, async (situation) => {
     const { session, leader, to } = situation;
     if (leader === undefined) {
@@ -117,6 +140,7 @@ export async function switchover(dir: string, options: { to?: string }): Promise
         'no node leads at the moment, so there is nothing to hand over; use "quorate failover"',
       );
     }
+    if (options.dryRun === true) return showPlan("switchover", situation);
     say(`handing leadership over from ${leader.node} to ${to}`);
     const problem = await handOver(session, leader, to);
     if (problem !== undefined) throw orchestratorErrors.error("leader_change_failed", problem);

@@ -211,6 +211,7 @@ function addLeaderVerbs(parent: Command, words: string): void {
     `${words} switchover --to n2`,
   )
     .option("--to <id>", "the node that shall lead (default: the most advanced follower)")
+    .option("--dry-run", "only show what would be done")
     .addOption(jsonOption())
     .action(async ({ dir, ...options }) => {
       const { switchover } = await import("./change-leader.ts");
@@ -223,6 +224,7 @@ function addLeaderVerbs(parent: Command, words: string): void {
     `${words} failover --to n3`,
   )
     .option("--to <id>", "the node that shall lead (default: the most advanced node)")
+    .option("--dry-run", "only show what would be done")
     .addOption(jsonOption())
     .action(async ({ dir, ...options }) => {
       const { failover } = await import("./change-leader.ts");
