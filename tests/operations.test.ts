@@ -1,5 +1,6 @@
 // Planned changes of a running cluster, under load, through the CLI: nodes that come and go, other zones, another policy,
-// other settings, restarts, another release of Postgres. Nothing is lost, and each is finished when the verb returns.
+// other settings, restarts, another release of Postgres. Nothing is lost, each is finished when the verb returns, and a
+// client of the gateway sees no error.
 // QUORATE_EVERY_STEP=1 (npm run interrupted) moves every zone; without it one is moved.
 import { execFile } from "node:child_process";
 import { mkdtempSync, readlinkSync, rmSync } from "node:fs";
@@ -9,9 +10,10 @@ import { sendSignal } from "@quorate/common";
 import { paths } from "@quorate/orchestrator/cluster/files.ts";
 import { livePid } from "@quorate/orchestrator/cluster/processes.ts";
 import t, { type Test } from "tap";
+import { AppendClient } from "./lib/append-client.ts";
 import { quorate, type TestCluster } from "./lib/cluster.ts";
 import { withClient } from "./lib/contents.ts";
-import { nextAck, scenario } from "./lib/scenario.ts";
+import { nextAck, type Scenario, scenario } from "./lib/scenario.ts";
 
 async function done(test: Test, cluster: TestCluster, ...args: string[]): Promise<string> {
   const run = await quorate(...args, "--dir", cluster.dir);
@@ -50,12 +52,33 @@ async function otherRelease(test: Test, binDir: string): Promise<string> {
   return path.join(copy, "bin");
 }
 
+/** A client that writes through the gateway all the while and must not see an error; `end` checks that. */
+async function throughGateway(test: Test, cluster: TestCluster): Promise<{ end: () => Promise<void> }> {
+  const url = (await done(test, cluster, "url")).trim();
+  await withClient(url, (client) => client.query("create table through_gateway (id bigint primary key)"));
+  const append = new AppendClient(() => [url], { table: "through_gateway", pauseMs: 5 });
+  append.start();
+  test.teardown(() => append.stop());
+  await nextAck(append);
+  const sinceMs = performance.now();
+  return {
+    end: async () => {
+      await nextAck(append);
+      await append.stop();
+      test.same([...append.errors], [], "the gateway's client saw no error");
+      const pauseMs = Math.round(append.longestGapSince(sinceMs).gapMs);
+      test.comment(`${append.acks.length} rows through the gateway, longest pause ${pauseMs} ms`);
+    },
+  };
+}
+
 async function cohort(cluster: TestCluster): Promise<{ cohort: readonly string[]; policy: string } | null> {
   return (await cluster.picture()).ruleset;
 }
 
 t.test("a node is added, the leader removed, an observer comes and goes", async (test) => {
-  await scenario(test, async ({ cluster, append }) => {
+  const change = async ({ cluster, append }: Scenario): Promise<void> => {
+    const client = await throughGateway(test, cluster);
     const dry = await done(test, cluster, "node", "add", "--dry-run");
     test.match(dry, /1\. point n4 at .*\n2\. write ruleset 3 .*\n.*Nothing was changed/s);
     test.same(cluster.ids, ["n1", "n2", "n3"]);
@@ -100,21 +123,24 @@ t.test("a node is added, the leader removed, an observer comes and goes", async 
     const refused = await quorate("node", "add", "--id", "N!", "--dir", cluster.dir);
     test.not(refused.code, 0);
     test.match(refused.stderr, /no node id/);
-  });
+    await client.end();
+  };
+  await scenario(test, change, { gateway: true });
 });
 
 t.test("policy, settings and restarts of a running cluster", async (test) => {
-  await scenario(test, async ({ cluster, append }) => {
+  const change = async ({ cluster, append }: Scenario): Promise<void> => {
+    const client = await throughGateway(test, cluster);
     const { term } = await cluster.picture();
     await done(test, cluster, "policy", "set", "any-n:n=2");
     test.equal((await cohort(cluster))?.policy, "any-n");
     test.equal((await cluster.picture()).term, term, "without a leader change");
     await done(test, cluster, "policy", "set", "majority");
 
-    const change = done(test, cluster, "cluster", "set", "--value", "work_mem=7MB", "--json");
-    const died = await killingOrchestrators(cluster, change);
+    const set = done(test, cluster, "cluster", "set", "--value", "work_mem=7MB", "--json");
+    const died = await killingOrchestrators(cluster, set);
     test.ok(died > 0, `${died} orchestrators were killed meanwhile`);
-    const { steps, ...rest } = JSON.parse(await change);
+    const { steps, ...rest } = JSON.parse(await set);
     test.same(rest, { done: true });
     test.ok(steps.length >= 4, "JSON tells the steps");
     for (const id of cluster.ids)
@@ -149,5 +175,7 @@ t.test("policy, settings and restarts of a running cluster", async (test) => {
 
     const plan = JSON.parse(await done(test, cluster, "cluster", "restart", "--dry-run", "--json"));
     test.equal(plan.steps.length, 4, "three restarts and a handover");
-  });
+    await client.end();
+  };
+  await scenario(test, change, { gateway: true });
 });
