@@ -16,6 +16,7 @@ import type { BackupReport } from "../src/backup/backup-report.ts";
 import { dueBackup } from "../src/backup/backup-schedule.ts";
 import type { Backup } from "../src/backup/repository-info.ts";
 import { gapOfLeader, newestSeenMs } from "../src/backup/seen-nodes.ts";
+import { testReport } from "./backup-config.ts";
 
 const settleMs = 10_000;
 const segment = (number: number, timeline = 2): string =>
@@ -98,20 +99,7 @@ test("checks follow what happens, not only the clock", async (t) => {
   });
 });
 
-function report(change: Partial<BackupReport>): string {
-  const text: BackupReport = {
-    place: { dataDirectory: "/srv/d", socketDirectory: "/srv/s", tlsPort: null, conf: null, backsUp: true },
-    running: null,
-    lastRun: null,
-    repository: null,
-    archive: null,
-    restoreTest: null,
-    verify: null,
-    alarms: [],
-    ...change,
-  };
-  return JSON.stringify(text);
-}
+const report = (change: Partial<BackupReport>): string => JSON.stringify(testReport(change));
 
 test("what the other nodes know: the leader of a gap, anybody of a newer backup", async (t) => {
   const since = "2026-11-15T01:30:00.000Z";

@@ -4,16 +4,10 @@ import { Alarms } from "../src/backup/alarms.ts";
 import { roomForRepair } from "../src/backup/archive-keeper.ts";
 import { absoluteBackupConfig, type BackupConfig, remoteRepository } from "../src/backup/backup-config.ts";
 import { alarmEvent, eventLine } from "../src/backup/backup-events.ts";
-import {
-  type BackupReport,
-  backupPicture,
-  formatBackupPicture,
-  formatBytes,
-  readReport,
-} from "../src/backup/backup-report.ts";
+import { backupPicture, formatBackupPicture, formatBytes, readReport } from "../src/backup/backup-report.ts";
 import { peerAddresses } from "../src/backup/peers.ts";
 import { backupPaths, getScript, otherNodeOptions, pgbackrestConf } from "../src/backup/pgbackrest-conf.ts";
-import { testBackupConfig as config } from "./backup-config.ts";
+import { testBackupConfig as config, testReport } from "./backup-config.ts";
 
 const mb16 = 16 * 1024 ** 2;
 const at = (text: string): number => Date.parse(`${text}Z`);
@@ -178,22 +172,11 @@ test("what all nodes say together", async (t) => {
     databaseBytes: 31_000_000,
     repositoryBytes: 6_000_000,
   };
-  const report = (change: Partial<BackupReport>): BackupReport => ({
-    place: { dataDirectory: "/d", socketDirectory: "/s", tlsPort: null, conf: null, backsUp: true },
-    running: null,
-    lastRun: null,
-    repository: null,
-    archive: null,
-    restoreTest: null,
-    verify: null,
-    alarms: [],
-    ...change,
-  });
   t.equal(backupPicture([{ node: "n1", report: null }]), null);
   const picture = backupPicture([
     {
       node: "n1",
-      report: report({
+      report: testReport({
         repository: { seenAt: "2026-11-15T01:00:00Z", count: 0, oldest: null, newest: null },
         archive: {
           lastArchived: "000000020000000000000006",
@@ -207,7 +190,7 @@ test("what all nodes say together", async (t) => {
     },
     {
       node: "n2",
-      report: report({
+      report: testReport({
         repository: { seenAt: "2026-11-15T02:00:00Z", count: 1, oldest: shown, newest: shown },
         running: { what: "diff backup", since: "2026-11-15T02:00:00Z", percent: 40 },
         alarms: [{ code: "backup_failed", message: "m", todo: "t", since: "2026-11-15T02:00:00Z" }],
@@ -224,7 +207,7 @@ test("what all nodes say together", async (t) => {
   t.match(lines.join("\n"), /backup: full L, 59 min ago, 29.6 MB .*n2: diff backup 40 %/);
   t.match(lines.join("\n"), /archive: 000000020000000000000006, 30 s ago, 1 segments \(16.0 MB\) wait/);
   t.match(lines.join("\n"), /ALARM backup_failed \(n2, since 2026-11-15 02:00:00\): m; t/);
-  t.same(readReport(JSON.stringify(report({}))), report({}));
+  t.same(readReport(JSON.stringify(testReport())), testReport());
   t.equal(readReport("{"), null);
   t.equal(readReport('{"of":"another version"}'), null);
   t.equal(formatBytes(999), "999 B");

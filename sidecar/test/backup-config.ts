@@ -1,5 +1,6 @@
-/** A configuration of backups with only what a test cares for. */
+/** Configurations and reports of backups with only what a test cares for. */
 import { type BackupConfig, backupConfigSchema } from "../src/backup/backup-config.ts";
+import type { BackupReport } from "../src/backup/backup-report.ts";
 
 export function testBackupConfig(change: object = {}): BackupConfig {
   return backupConfigSchema.parse({
@@ -8,4 +9,18 @@ export function testBackupConfig(change: object = {}): BackupConfig {
     cipherKeyFile: "/srv/key",
     ...change,
   });
+}
+
+export function testReport(change: Partial<BackupReport> = {}): BackupReport {
+  return {
+    place: { dataDirectory: "/d", socketDirectory: "/s", tlsPort: null, conf: null, backsUp: true },
+    running: null,
+    lastRun: null,
+    repository: null,
+    archive: null,
+    restoreTest: null,
+    verify: null,
+    alarms: [],
+    ...change,
+  };
 }
