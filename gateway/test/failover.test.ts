@@ -1,9 +1,10 @@
 import t from "tap";
 import type { Pool } from "../src/pool/pool.ts";
 import { SettableLeaderSource, type View } from "../src/route/leader-source.ts";
+import type { Client } from "../src/session/client.ts";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
-import { RawClient, readable, wire } from "./lib/raw-client.ts";
+import { RawClient, type Received, readable, wire } from "./lib/raw-client.ts";
 
 // Two servers that share nothing: what counts is what the gateway tells its clients when one dies and another leads.
 t.setTimeout(180_000);
@@ -26,6 +27,7 @@ const gateway = await startTestGateway(
 t.teardown(() => gateway.close());
 
 const login = () => RawClient.login(gateway.port, { user: "postgres", database: "postgres" });
+const types = (received: readonly Received[]): string => received.map(({ type }) => type).join(" ");
 const errorsOf = (lines: readonly string[]) =>
   lines.filter((line) => line.startsWith("E ")).map((line) => /\|C(\w{5})\|/.exec(line)?.[1]);
 
@@ -180,6 +182,29 @@ t.test("a request that was taken back is made once, whatever is in its way", asy
     t.equal(await second.sql("select count(*) from notes"), "1", "it is done once");
     client.close();
   }
+});
+
+t.test("a server that is lost while it is asked for a statement's rows: another is asked", async (t) => {
+  const client = await login();
+  client.send(
+    wire.parse("rows", "select id from notes where id = 10"),
+    wire.describe("S", "rows"),
+    wire.sync(),
+  );
+  t.equal(types(await client.until(1)), "1 t T Z");
+  gateway.worker.pools.get("postgres\0postgres")?.reconnect();
+  const [own] = [...gateway.worker.clients.values()].filter((each) => each.told !== undefined);
+  const { askRows } = own as Client;
+  let asked = 0;
+  (own as Client).askRows = (server, statement) => {
+    askRows.call(own, server, statement);
+    if (asked++ === 0) setImmediate(() => server.close("lost"));
+  };
+  client.send(wire.bind("", "rows"), wire.execute(""), wire.sync());
+  t.equal(types(await client.until(1)), "2 D C Z");
+  t.equal(asked, 2);
+  t.equal(types(await client.query("select 1")), "T D C Z", "and it goes on");
+  client.close();
 });
 
 t.test("nobody leads for too long", async (t) => {

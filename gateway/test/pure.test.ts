@@ -13,8 +13,66 @@ import {
 import { PendingSettings } from "../src/session/pending-settings.ts";
 import { mockVerifier, readVerifier, ScramClient, ScramServer } from "../src/session/scram.ts";
 import { changeSettings, noSettings, settingsChangeSql, settingsOf } from "../src/session/settings.ts";
-import { startup } from "../src/wire/build.ts";
+import { message, startup } from "../src/wire/build.ts";
+import { be } from "../src/wire/codec.ts";
+import { rowShape } from "../src/wire/row-shape.ts";
 import { readStartupPacket, splitOptions } from "../src/wire/startup-packet.ts";
+
+t.test("the shape of rows: names, types and modifiers, as PostgreSQL compares them", async () => {
+  type Column = {
+    name: string;
+    table: number;
+    number: number;
+    type: number;
+    modifier: number;
+    format: number;
+  };
+  const described = (columns: readonly Column[]): Buffer => {
+    const parts = columns.map(({ name, table, number, type, modifier, format }) => {
+      const tail = Buffer.alloc(18);
+      tail.writeInt32BE(table, 0);
+      tail.writeInt16BE(number, 4);
+      tail.writeInt32BE(type, 6);
+      tail.writeInt16BE(4, 10);
+      tail.writeInt32BE(modifier, 12);
+      tail.writeInt16BE(format, 16);
+      return Buffer.concat([Buffer.from(`${name}\0`), tail]);
+    });
+    return message(be.rowDescription, Buffer.from([columns.length >>> 8, columns.length & 255]), ...parts);
+  };
+  const shape = (columns: readonly Column[], before = 0): number => {
+    const bytes = described(columns);
+    return rowShape(Buffer.concat([Buffer.alloc(before), bytes]), before, before + bytes.length);
+  };
+  const column = fc.record({
+    name: fc.stringMatching(/^[a-z?]{0,9}$/),
+    table: fc.nat(),
+    number: fc.nat(1_600),
+    type: fc.nat(),
+    modifier: fc.integer({ min: -1, max: 0x7fff_ffff }),
+    format: fc.nat(1),
+  });
+  fc.assert(
+    fc.property(fc.array(column, { maxLength: 6 }), fc.nat(9), fc.nat(), (columns, before, other) => {
+      const wanted = shape(columns);
+      const elsewhere = columns.map((each) => ({
+        ...each,
+        table: other,
+        number: 7,
+        format: 1 - each.format,
+      }));
+      const differs = columns.map((_, at) =>
+        (["name", "type", "modifier"] as const).map((what) => {
+          const changed = { ...(columns[at] as Column) };
+          if (what === "name") changed.name += "x";
+          else changed[what] ^= 1;
+          return shape(columns.with(at, changed));
+        }),
+      );
+      return wanted !== 0 && shape(elsewhere, before) === wanted && !differs.flat().includes(wanted);
+    }),
+  );
+});
 
 t.test("startup packets: what goes in comes out, and nothing else is believed", async (t) => {
   const word = fc.stringMatching(/^[a-z_][a-z0-9_ ]{0,12}$/);

@@ -84,6 +84,81 @@ t.test(
   },
 );
 
+t.test("rows of other types than the client was told of are never sent", async (t) => {
+  const two = await startTestGateway({ host: "127.0.0.1", port: postgres.port }, { pool: { size: 2 } });
+  t.teardown(() => two.close());
+  const enter = () => RawClient.login(two.port, { user: "postgres", database: "postgres" });
+  const client = await enter();
+  /** Another client takes the connection that was used last, so that this one gets the other. */
+  const elsewhere = async (...messages: Uint8Array[]): Promise<string> => {
+    const other = await enter();
+    await other.query("begin");
+    client.send(...messages, wire.sync());
+    const answer = await client.until(1);
+    await other.query("rollback");
+    other.close();
+    return answer.map(({ type, body }) => (type === "E" ? readError(body) : type)).join(" ");
+  };
+  const readError = (body: Buffer) =>
+    ["C", "M", "R"]
+      .map((field) => new RegExp(`(?:^|\0)${field}([^\0]*)`).exec(body.toString())?.[1])
+      .join("/");
+  const refused = "0A000/cached plan must not change result type/RevalidateCachedQuery Z";
+  const prepare = async (name: string, sql: string) => {
+    client.send(wire.parse(name, sql), wire.describe("S", name), wire.sync());
+    return types(await client.until(1));
+  };
+  const run = (name: string) => [wire.bind("", name), wire.execute("")];
+  const shape = (type: string) =>
+    postgres.sql(`drop table if exists shape; create table shape (x ${type}); insert into shape values (1)`);
+
+  await shape("int");
+  t.equal(await prepare("known", "select x from shape"), "1 t T Z");
+  t.equal(await elsewhere(...run("known")), "2 D C Z", "nothing has changed: there it is the same");
+  await shape("int");
+  await two.worker.pools.get("postgres\0postgres")?.reconnect();
+  t.equal(await elsewhere(...run("known")), "2 D C Z", "another table with the same columns");
+
+  await shape("text");
+  two.worker.pools.get("postgres\0postgres")?.reconnect();
+  t.equal(await elsewhere(...run("known")), refused);
+  t.equal(await elsewhere(wire.describe("S", "known")), refused, "nor is it described anew");
+  t.equal(await elsewhere(...run("known")), refused, "and so on");
+  t.equal(await prepare("again", "select x from shape"), "1 t T Z");
+  t.equal(await elsewhere(...run("again")), "2 D C Z", "who prepares it anew is served");
+  await shape("int");
+  two.worker.pools.get("postgres\0postgres")?.reconnect();
+  t.equal(await elsewhere(...run("known")), "2 D C Z", "and who is told the truth again");
+
+  t.equal(await prepare("adds", "insert into shape values (2) returning x"), "1 t T Z");
+  await shape("text");
+  two.worker.pools.get("postgres\0postgres")?.reconnect();
+  t.equal(await elsewhere(...run("adds")), refused);
+  t.equal(await postgres.sql("select count(*) from shape"), "1", "it was not executed");
+
+  client.send(
+    wire.parse("portal", "select x as y from shape"),
+    wire.bind("", "portal"),
+    wire.describe("P", ""),
+    wire.execute(""),
+    wire.sync(),
+  );
+  t.equal(types(await client.until(1)), "1 2 T D C Z");
+  await shape("int");
+  two.worker.pools.get("postgres\0postgres")?.reconnect();
+  t.equal(await elsewhere(...run("portal")), refused, "a description of a portal is one of its statement");
+
+  await shape("text");
+  two.worker.pools.get("postgres\0postgres")?.reconnect();
+  for (const each of two.worker.clients.values()) each.told = undefined;
+  t.equal(
+    await elsewhere(...run("known")),
+    "2 D C Z",
+    "control: without the check it is sent rows of another type",
+  );
+  client.close();
+});
+
 t.teardown(() => {
   first.close();
   owner.close();

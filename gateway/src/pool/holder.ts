@@ -19,7 +19,9 @@ export interface Holder {
   completed(effect: Effect, rolledBack: boolean): void;
   /** A Parse or Close that had been noted was not executed: `name` stands for `statement` again. */
   undo(name: string, statement: Statement | undefined): void;
-  /** An error has come in front of the Sync that the client has yet to send. */
+  /** The client is told of this statement's rows. */
+  described(statement: Statement, shape: number): void;
+  /** An error has come in front of the Sync that the client has yet to send, or what it waits for is known. */
   serverSkips(): void;
   /** ReadyForQuery has come; true holds it back, the client will be told later. */
   beforeReady(status: number): boolean;

@@ -53,6 +53,7 @@ export class Job implements Waiter {
   beforeReady(): boolean {
     return true;
   }
+  described(): void {}
   serverSkips(): void {}
   afterReady(): void {}
   failingError(): Buffer {

@@ -25,6 +25,7 @@ export const owed = {
   copyEnd: 15,
   /** A message that fails on the server, whose error is replaced by ours. */
   failing: 16,
+  describeHidden: 17,
 } as const;
 
 export class Ring {

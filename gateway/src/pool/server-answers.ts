@@ -6,7 +6,7 @@ export abstract class ServerAnswers extends ServerFrames {
   hidePrelude = 0;
   /** Of the answers that the client has seen: those that only say that parsing, binding or closing worked. */
   preludeSeen = 0;
-  /** A hash of the description of rows among these. */
+  /** The shape of the rows that were described among these. */
   rowsSeen = 0;
 
   /** Answers that are the same wherever a request is made; those that the client has had already are hidden. */
@@ -20,9 +20,7 @@ export abstract class ServerAnswers extends ServerFrames {
   }
 
   /** The one that a client has had already must be the same as that of the request when it is made again. */
-  protected rowDescription(bytes: Buffer, start: number, end: number): boolean {
-    let hash = 0x811c9dc5 | 0;
-    for (let at = start; at < end; at++) hash = Math.imul(hash ^ (bytes[at] as number), 0x01000193);
+  protected rowDescription(hash: number): boolean {
     if (this.rowsSeen !== 0 && this.hidePrelude === 0) this.answersSeen++;
     const hidden = !this.prelude();
     if (hidden && hash !== this.rowsSeen) {

@@ -19,6 +19,7 @@ import {
 } from "../wire/build.ts";
 import { be, int32, txIdle } from "../wire/codec.ts";
 import { errorBytes, readError, readErrorFields, type WireError } from "../wire/errors.ts";
+import { rowShape } from "../wire/row-shape.ts";
 import type { Endpoint } from "./endpoint.ts";
 import type { Holder, InternalResult, ServerOwner } from "./holder.ts";
 import { owed } from "./ring.ts";
@@ -44,6 +45,8 @@ export class Server extends ServerAnswers implements LinkOwner {
   settings: Settings = noSettings;
   /** Shared statements that this connection has. */
   readonly statements = new Set<Statement>();
+  /** The shapes of their rows here, as far as somebody had them described; only what is in `statements` counts. */
+  readonly rows = new Map<Statement, number>();
   unnamed: Statement | undefined;
   status: number = txIdle;
   /** An extended-protocol error has come: the server ignores everything until Sync. */
@@ -119,6 +122,7 @@ export class Server extends ServerAnswers implements LinkOwner {
   /** Its plan is stale: it will be prepared anew when it's needed. */
   dropStatement(statement: Statement): void {
     this.statements.delete(statement);
+    this.rows.delete(statement);
     this.#stale ??= new Set();
     this.#stale.add(statement);
   }
@@ -131,8 +135,14 @@ export class Server extends ServerAnswers implements LinkOwner {
       this.ring.push(owed.closeHidden);
       this.link.send(close, 0, close.length);
     }
-    this.statements.clear();
+    this.forgetStatements();
     this.#stale = undefined;
+  }
+
+  /** None of them is there any more. */
+  forgetStatements(): void {
+    this.statements.clear();
+    this.rows.clear();
   }
 
   /** It was prepared here before definitions changed: who parses it anew must not get the old plan. */
@@ -151,6 +161,7 @@ export class Server extends ServerAnswers implements LinkOwner {
     if (this.statements.size < mostStatements) return undefined;
     for (const oldest of this.statements) {
       this.statements.delete(oldest);
+      this.rows.delete(oldest);
       return oldest;
     }
     return undefined;
@@ -232,14 +243,27 @@ export class Server extends ServerAnswers implements LinkOwner {
         if (head === owed.close) ring.pop();
         return this.prelude();
       case be.noData:
+        if (head === owed.describeHidden) return this.#describedHidden(1);
         if (head === owed.describe) ring.pop();
         return this.prelude();
       case be.parameterDescription:
+        if (head === owed.describeHidden) return false;
         this.answersSeen++;
         return true;
-      case be.rowDescription:
-        if (head === owed.describe) ring.pop();
-        return this.rowDescription(bytes, start, end);
+      case be.rowDescription: {
+        const shape = rowShape(bytes, start, end);
+        if (head === owed.describeHidden) return this.#describedHidden(shape);
+        if (head === owed.describe) {
+          const statement = ring.statement(0);
+          ring.pop();
+          if (statement !== undefined) {
+            if (this.rows.get(statement) !== shape && this.statements.has(statement))
+              this.rows.set(statement, shape);
+            this.holder?.described(statement, shape);
+          }
+        }
+        return this.rowDescription(shape);
+      }
       case be.commandComplete:
         this.#complete(bytes, start, end, ring.plan(0), head);
         this.answersSeen++;
@@ -277,6 +301,14 @@ export class Server extends ServerAnswers implements LinkOwner {
       default:
         return true;
     }
+  }
+
+  /** Its rows are known here now: the client that waits for that goes on. */
+  #describedHidden(shape: number): boolean {
+    this.rows.set(this.ring.statement(0) as Statement, shape);
+    this.ring.pop();
+    this.skipsFrom = this.holder;
+    return false;
   }
 
   /** Says who has notified by the process id that this client was told of itself, not by the server's. */

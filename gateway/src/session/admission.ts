@@ -104,7 +104,7 @@ export function enterVerbatim(client: Client, server: Server): void {
   if (hasOwn) server.closeShared();
   server.internal(hasOwn ? "" : "DEALLOCATE ALL", () => {
     if (server.phase === "closed") return;
-    server.statements.clear();
+    server.forgetStatements();
     if (client.statements !== undefined && client.statements.size > 0) {
       for (const [name, statement] of client.statements) {
         const parse = message(fe.parse, `${name}\0`, statement.body);

@@ -76,8 +76,34 @@ export abstract class ClientRepeats extends ClientSettings {
     return again;
   }
 
+  /** Its next message waits for the description of this statement's rows on the server. */
+  askRows(server: Server, statement: Statement): void {
+    this.asked = statement;
+    this.#asksFirst = !this.unsynced && server.status === txIdle && server.ring.countReady() === 0;
+    this.unsynced = true;
+    this.blocked = true;
+    this.drainFirst = true;
+  }
+  #asksFirst = false;
+
+  /** Nothing else was asked there: another server is asked; false: there is more to it. */
+  protected askElsewhere(): boolean {
+    if (this.asked === undefined || !this.#asksFirst) return false;
+    this.asked = undefined;
+    this.unsynced = false;
+    this.drainFirst = false;
+    this.acquire(this.pool);
+    return true;
+  }
+
   followerFailed(code: string): boolean {
     const server = this.server as Server;
+    if (this.asked !== undefined && this.#asksFirst) {
+      this.server = undefined;
+      server.holder = undefined;
+      server.close("a statement can't be prepared there");
+      return this.askElsewhere();
+    }
     // What the client has cancelled, or its own timeout, is no failure of the follower.
     if (code === "57014" || !this.repeatable(server)) return false;
     this.elsewhere = true;

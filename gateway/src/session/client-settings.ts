@@ -77,7 +77,7 @@ export abstract class ClientSettings extends ClientState {
     this.statements = undefined;
     this.verbatim = false;
     this.pins &= ~pins.prepared;
-    server.statements.clear();
+    server.forgetStatements();
   }
 
   protected apply(changes: readonly Change[]): void {
@@ -150,7 +150,7 @@ export abstract class ClientSettings extends ClientState {
       this.verbatim = false;
       this.statements = undefined;
       this.unnamed = undefined;
-      server.statements.clear();
+      server.forgetStatements();
     }
     const settings = settingsOf(found.settings);
     server.settings = settings;

@@ -8,6 +8,9 @@ import type { ClientHost } from "./client-host.ts";
 import type { PendingSettings } from "./pending-settings.ts";
 import { nothingReported, type Reported, type Settings } from "./settings.ts";
 
+/** A client may describe any number of texts without a name. */
+const mostTold = 2_000;
+
 export abstract class ClientState {
   link: Link;
   readonly host: ClientHost;
@@ -36,6 +39,10 @@ export abstract class ClientState {
   /** The client's names of shared statements. */
   statements: Map<string, Statement> | undefined;
   unnamed: Statement | undefined;
+  /** The shapes of rows that the client was told of. */
+  told: Map<Statement, number> | undefined;
+  /** The statement whose rows were asked for on the server, for this client's next message. */
+  asked: Statement | undefined;
   portals: Map<string, Statement> | undefined;
   unnamedPortal: Statement | undefined;
   pins = 0;
@@ -90,6 +97,22 @@ export abstract class ClientState {
   /** A request is being made again. */
   again = false;
   applicationName: string | undefined;
+
+  #toldLast: Statement | undefined;
+  #toldShape = 0;
+
+  described(statement: Statement, shape: number): void {
+    if (statement === this.#toldLast && shape === this.#toldShape) return;
+    this.#toldLast = statement;
+    this.#toldShape = shape;
+    this.told ??= new Map();
+    if (this.told.size >= mostTold) this.told.clear();
+    this.told.set(statement, shape);
+  }
+
+  forgetTold(statement: Statement): void {
+    if (this.told?.delete(statement)) this.#toldLast = undefined;
+  }
 
   constructor(
     host: ClientHost,

@@ -420,6 +420,7 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       this.acquire(this.pool);
       return;
     }
+    if (this.askElsewhere()) return;
     if (this.elsewhere || this.notExecuted || (this.requestReads && this.repeatable(server))) {
       this.noteSeen(server);
       this.repeat();
@@ -500,7 +501,7 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       this.verbatim = false;
       server.internal("DISCARD ALL", (result) => {
         if (server.phase === "closed") return;
-        server.statements.clear();
+        server.forgetStatements();
         server.settings = noSettings;
         if (result.error !== undefined) server.close("its session can't be cleaned");
         else this.#leave();

@@ -5,6 +5,7 @@ import { closeCompleteBytes } from "../wire/build.ts";
 import { fe, putInt32, zeroAt } from "../wire/codec.ts";
 import { mustDrain, note } from "./admission.ts";
 import type { Client } from "./client.ts";
+import { rowsAsTold } from "./descriptions.ts";
 import { keep } from "./kept-request.ts";
 import { blocked, done, incomplete, malformed, type Outcome, sendBeginning } from "./outcome.ts";
 import { nameOnServer, scratch, unknownStatement } from "./prepare.ts";
@@ -24,6 +25,10 @@ export function handleBind(client: Client, bytes: Buffer, at: number, next: numb
   if (statement === undefined && !client.verbatim) {
     if (next > end) return incomplete;
     return unknownStatement(client, server, bytes.utf8Slice(portalEnd + 1, nameEnd));
+  }
+  if (client.told !== undefined && statement !== undefined) {
+    const outcome = rowsAsTold(client, server, statement, name);
+    if (outcome !== done) return outcome ?? done;
   }
   keep(client, server, bytes, at, next, end);
   client.unsynced = true;
@@ -65,8 +70,14 @@ export function handleDescribe(client: Client, bytes: Buffer, at: number, next: 
     if (mustDrain(client, server, name, statement)) return blocked;
     if (statement === undefined && !client.verbatim)
       return unknownStatement(client, server, bytes.utf8Slice(at + 6, nameEnd));
+    if (client.told !== undefined && statement !== undefined) {
+      const outcome = rowsAsTold(client, server, statement, name);
+      if (outcome !== done) return outcome ?? done;
+    }
     if (statement !== undefined) serverName = nameOnServer(client, server, statement, name);
-  }
+  } else
+    statement =
+      nameEnd === at + 6 ? client.unnamedPortal : client.portals?.get(bytes.latin1Slice(at + 6, nameEnd));
   keep(client, server, bytes, at, next, next);
   client.unsynced = true;
   server.ring.push(owed.describe, undefined, statement, name);

@@ -74,6 +74,7 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
   else {
     client.statements ??= new Map();
     client.statements.set(name, statement);
+    client.forgetTold(statement);
   }
   return done;
 }
@@ -98,6 +99,7 @@ export function sendParse(server: Server, statement: Statement): void {
   server.link.send(scratch, 0, 6 + serverName.length);
   server.link.send(body, 0, body.length);
   server.statements.add(statement);
+  server.rows.delete(statement);
 }
 
 export const nameless: Buffer = Buffer.alloc(0);

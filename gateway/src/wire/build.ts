@@ -25,6 +25,7 @@ export function int32Bytes(value: number): Buffer {
 export const parseCompleteBytes = message(be.parseComplete);
 export const closeCompleteBytes = message(be.closeComplete);
 export const syncBytes = message(fe.sync);
+export const flushBytes = message(fe.flush);
 export const terminateBytes = message(fe.terminate);
 export const authenticationOk = message(be.authentication, int32Bytes(0));
 
@@ -50,6 +51,10 @@ export function query(sql: string): Buffer {
 
 export function closeStatement(name: string): Buffer {
   return message(fe.close, `S${name}\0`);
+}
+
+export function describeStatement(name: string): Buffer {
+  return message(fe.describe, `S${name}\0`);
 }
 
 export function saslMechanisms(names: readonly string[]): Buffer {

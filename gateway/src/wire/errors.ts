@@ -8,13 +8,14 @@ export type WireError = {
   readonly message: string;
   readonly detail?: string;
   readonly hint?: string;
+  readonly routine?: string;
 };
 
 export function wireError(
   severity: WireError["severity"],
   code: string,
   text: string,
-  more: { detail?: string; hint?: string } = {},
+  more: { detail?: string; hint?: string; routine?: string } = {},
 ): WireError {
   return { severity, code, message: text, ...more };
 }
@@ -23,6 +24,7 @@ export function errorBytes(error: WireError): Buffer {
   let fields = `S${error.severity}\0V${error.severity}\0C${error.code}\0M${error.message}\0`;
   if (error.detail !== undefined) fields += `D${error.detail}\0`;
   if (error.hint !== undefined) fields += `H${error.hint}\0`;
+  if (error.routine !== undefined) fields += `R${error.routine}\0`;
   const type = error.severity === "NOTICE" || error.severity === "WARNING" ? be.notice : be.error;
   return message(type, `${fields}\0`);
 }
