@@ -72,6 +72,7 @@ async function run(): Promise<void> {
   const sidecarVersion = version();
   const shutdown = new AbortController();
   let metrics: SidecarMetrics | undefined;
+  let slots: SlotKeeper | undefined;
   const { backup: backupConfig } = config;
   const backup =
     backupConfig === undefined
@@ -86,7 +87,10 @@ async function run(): Promise<void> {
     reload: () => loadSidecarConfig(file),
     logger,
     ...(backup === undefined ? {} : { backup }),
-    onEvent: (event) => metrics?.record(event),
+    onEvent: (event) => {
+      metrics?.record(event);
+      slots?.noticed();
+    },
   });
   metrics = new SidecarMetrics(
     () => node.status(),
@@ -129,21 +133,22 @@ async function run(): Promise<void> {
       onError: (error) => logger.warn({ err: error }, "a request over HTTP failed"),
     }),
   );
-  const slots = new SlotKeeper({
-    config,
-    paths,
-    owner,
-    status: () => node.status(),
-    followed: () => node.memory.current.follow,
-    reload: () => node.supervisor.reload(),
-    logger,
-  });
+  if (copiesSlots(config))
+    slots = new SlotKeeper({
+      config,
+      paths,
+      owner,
+      status: () => node.status(),
+      followed: () => node.memory.current.follow,
+      reload: () => node.supervisor.reload(),
+      logger,
+    });
   logger.info({ ports: config.ports, term: node.promise?.term ?? 0 }, "the sidecar runs");
 
   const stop = async (signal: string): Promise<void> => {
     logger.info({ signal, postgres: config.onTerminate }, "stopping");
     shutdown.abort();
-    slots.end();
+    slots?.end();
     await Promise.all([backup?.end(), pooler?.stop()]);
     await stopAll(node, grpc, http, config.onTerminate);
     releasePidFile(paths.pidFile);
@@ -166,7 +171,7 @@ async function run(): Promise<void> {
     process.exit(1);
   });
   await node.begin();
-  if (copiesSlots(config)) slots.start();
+  slots?.noticed();
   await pooler?.start();
   backup?.start({
     status: () => node.status(),

@@ -27,7 +27,10 @@ type SlotKeeperOptions = {
   readonly logger: Logger;
 };
 
-const intervalMs = 2_000;
+/** While something is to be done that isn't possible yet. */
+const againMs = 2_000;
+/** What nobody tells of: an operator has dropped the copier's slot, say. */
+const lookMs = 30_000;
 const timeoutMs = 5_000;
 const slotsDatabase = "postgres";
 
@@ -38,6 +41,8 @@ const leadersSlots =
 export class SlotKeeper {
   readonly #options: SlotKeeperOptions;
   #timer: NodeJS.Timeout | undefined;
+  #turning: Promise<void> = Promise.resolve();
+  #situation = "";
   #ended = false;
   #lastProblem = "";
 
@@ -45,9 +50,14 @@ export class SlotKeeper {
     this.#options = options;
   }
 
-  start(): void {
-    this.#timer = setTimeout(() => void this.#turn(), intervalMs);
-    this.#timer.unref();
+  /** At each event of this node: what it is, and whom it follows, says when there is something to do. */
+  noticed(): void {
+    const { state, postgres, consistent } = this.#options.status();
+    const leader = this.#options.followed();
+    const situation = `${state} ${postgres} ${consistent} ${leader?.host}:${leader?.port}`;
+    if (situation === this.#situation || this.#ended) return;
+    this.#situation = situation;
+    this.#plan(0);
   }
 
   end(): void {
@@ -55,14 +65,26 @@ export class SlotKeeper {
     clearTimeout(this.#timer);
   }
 
-  async #turn(): Promise<void> {
-    try {
-      await this.#look();
-      this.#lastProblem = "";
-    } catch (error) {
-      this.#tell(messageOf(error));
-    }
-    if (!this.#ended) this.start();
+  #plan(afterMs: number): void {
+    clearTimeout(this.#timer);
+    if (this.#ended) return;
+    this.#timer = setTimeout(() => this.#turn(), afterMs);
+    this.#timer.unref();
+  }
+
+  /** One look at a time; what is noticed meanwhile makes another one. */
+  #turn(): void {
+    this.#turning = this.#turning.then(async () => {
+      const before = this.#situation;
+      let nextMs = againMs;
+      try {
+        if (await this.#look()) nextMs = lookMs;
+        this.#lastProblem = "";
+      } catch (error) {
+        this.#tell(messageOf(error));
+      }
+      if (before === this.#situation) this.#plan(nextMs);
+    });
   }
 
   /** While nodes come and go much may fail; it is tried again, and said once. */
@@ -72,22 +94,25 @@ export class SlotKeeper {
     this.#options.logger.info({ problem }, "logical slots can't be looked after now");
   }
 
-  async #look(): Promise<void> {
+  /** Whether all is as it should be, until something changes. */
+  async #look(): Promise<boolean> {
     const { state, postgres, consistent } = this.#options.status();
-    if (postgres !== "running" || !consistent || (state !== "leader" && state !== "follower")) return;
+    if (postgres !== "running" || !consistent || (state !== "leader" && state !== "follower")) return true;
     const { createCopierSlot, blocking } = planSlots(await this.#own());
     if (createCopierSlot) await this.#query("select pg_create_physical_replication_slot($1)", [copierSlot]);
     const leader = state === "follower" ? this.#options.followed() : null;
-    if (leader === null) return;
+    if (leader === null) return true;
     if (await this.#nameLeader(leader)) this.#options.reload();
-    if (blocking.length === 0) return;
-    for (const name of slotsToDrop(blocking, await this.#ofLeader(leader))) {
+    if (blocking.length === 0) return true;
+    const dropped = slotsToDrop(blocking, await this.#ofLeader(leader));
+    for (const name of dropped) {
       await this.#query("select pg_drop_replication_slot($1)", [name]);
       this.#options.logger.info(
         { slot: name },
         "dropped the slot of the time when this node led: the leader's is copied",
       );
     }
+    return dropped.length === blocking.length;
   }
 
   async #own(): Promise<Slot[]> {
