@@ -20,6 +20,8 @@ const electTimeoutMs = 30_000;
 const followTimeoutMs = 20_000;
 /** Postgres answers "timeout" itself; this is for one that doesn't answer at all. */
 const controlGraceMs = 1_000;
+/** Whoever asks for the status waits no longer for a Postgres that is frozen. */
+const refreshTimeoutMs = 200;
 
 export type ServiceOptions = {
   readonly cluster: string;
@@ -144,7 +146,10 @@ export function sidecarHandlers(
       return { ok: true, share: 0, expiresMs: 0, budget: connections.budget };
     },
 
-    getStatus: async () => node.status(),
+    async getStatus() {
+      await node.supervisor.refresh(refreshTimeoutMs);
+      return node.status();
+    },
 
     watch: (request, subscription) => node.watchers.add(request, subscription),
   };

@@ -335,6 +335,14 @@ export class Supervisor {
     }
   }
 
+  /** Asks Postgres for its status now. Without an answer in time, what it said last stays. */
+  async refresh(timeoutMs: number): Promise<void> {
+    const connection = this.#connection;
+    if (connection === null) return;
+    const answer = await connection.request({ cmd: "status" }, statusResultSchema, { timeoutMs });
+    if (answer.ok && connection === this.#connection) this.#options.handlers.status(answer.value.status);
+  }
+
   async #greet(to: PostgresProcess, connection: ControlConnection): Promise<boolean> {
     const { logger } = this.#options;
     const answer = await connection.request({ cmd: "status" }, statusResultSchema, controlLimits);

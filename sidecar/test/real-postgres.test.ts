@@ -1,4 +1,5 @@
 /** Three sidecars over the real, patched Postgres, driven by hand as a coordinator would. */
+import { readFile } from "node:fs/promises";
 import { term } from "@quorate/consensus";
 import t from "tap";
 import { accepted, threeNodes } from "./real-cluster.ts";
@@ -72,4 +73,27 @@ t.test("a killed sidecar of the leader doesn't interrupt anything", async (t) =>
   t.match(await cluster.node("n1").client.getStatus(), { state: "leader", term: 2, pid: before.pid });
   await cluster.query("n1", "INSERT INTO t VALUES (2)");
   for (const id of ["n2", "n3"]) await cluster.contentsBecome(id, "1,2");
+});
+
+t.test("a status that is asked for is of this moment", async (t) => {
+  const cluster = await threeNodes(t);
+  // what comes by itself comes every 250 ms: one of these at least would be old
+  for (let i = 1; i <= 5; i++) {
+    const [row] = await cluster.query(
+      "n1",
+      `INSERT INTO t VALUES (${i}) RETURNING (pg_current_wal_insert_lsn() - '0/0')::text AS written`,
+    );
+    const { flushedLsn } = await cluster.node("n1").client.getStatus();
+    t.ok((flushedLsn ?? 0n) >= BigInt(String(row?.["written"])), `${flushedLsn}, ${row?.["written"]}`);
+  }
+  const pid = (await cluster.node("n1").client.getStatus()).pid ?? 0;
+  const children = await readFile(`/proc/${pid}/task/${pid}/children`, "utf8");
+  const frozen = [pid, ...children.trim().split(" ").map(Number)];
+  for (const each of frozen) process.kill(each, "SIGSTOP");
+  try {
+    const status = await cluster.node("n1").client.getStatus();
+    t.match(status, { pid, state: "leader" }, "of a frozen Postgres one hears what it said last");
+  } finally {
+    for (const each of frozen) process.kill(each, "SIGCONT");
+  }
 });
