@@ -54,7 +54,7 @@ test("the node that makes a backup dies, another takes over; a dead leader's seg
     backup: (usual, dir) => ({
       ...usual,
       pgbackrest: holdable(dir, usual.pgbackrest),
-      schedule: { full: "0 0 1 1 *", diff: null, incr: "0 * * * *" },
+      schedule: { ...usual.schedule, incr: "0 * * * *" },
       takeoverSeconds,
     }),
   });

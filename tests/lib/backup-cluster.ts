@@ -37,6 +37,12 @@ export interface BackupClusterOptions {
 }
 
 const calmMs = 20_000;
+/** A test that runs at one in the morning is to see the same as any other. */
+const nothingScheduled = {
+  schedule: { full: "0 0 29 2 *", diff: null, incr: null },
+  restoreTest: null,
+  verify: null,
+} as const;
 
 /** Three nodes; only the files, nothing runs yet: `quorate up --dir` starts them. */
 export async function prepareBackupCluster(t: Teardown, options: BackupClusterOptions): Promise<TestCluster> {
@@ -48,7 +54,7 @@ export async function prepareBackupCluster(t: Teardown, options: BackupClusterOp
     const { pooler: _, poolerRead: __, ...ports } = node.ports; // nobody would use them
     return { ...node, host: hosts?.[i] ?? node.host, ports };
   });
-  const usual = localBackup((await ensurePgbackrest()).command);
+  const usual = { ...localBackup((await ensurePgbackrest()).command), ...nothingScheduled };
   writeCluster(cluster.dir, { ...planned, nodes }, options.settings, options.backup(usual, cluster.dir));
   openDirToPostgres(cluster.dir);
   // On a loaded machine silence is no sign of a dead leader; these tests are about other things.
