@@ -10,8 +10,8 @@ import {
   noPlan,
   planAfterCheck,
   planAgain,
-  sleepsOnWork,
 } from "../src/backup/archive-gap.ts";
+import { type ArchiverFacts, notWoken, wakeStep } from "../src/backup/archiver-wake.ts";
 import type { BackupReport } from "../src/backup/backup-report.ts";
 import { dueBackup } from "../src/backup/backup-schedule.ts";
 import type { Backup } from "../src/backup/repository-info.ts";
@@ -129,12 +129,27 @@ test("what the other nodes know: the leader of a gap, anybody of a newer backup"
   t.equal(newestSeenMs([leader, follower]), Date.parse(since));
 });
 
-test("the archiver is woken when it sleeps over work", async (t) => {
+test("an archiver that sleeps over work is woken, less and less often when it doesn't help", async (t) => {
   const failed = { waitingSegments: 3, lastArchivedAtMs: 1000, lastFailedAtMs: 2000 };
-  t.equal(sleepsOnWork(failed, 7000, 5000), true);
-  t.equal(sleepsOnWork(failed, 6999, 5000), false, "it has just tried");
-  t.equal(sleepsOnWork({ ...failed, waitingSegments: 0 }, 7000, 5000), false, "nothing waits");
-  t.equal(sleepsOnWork({ ...failed, lastArchivedAtMs: 3000 }, 9000, 5000), false, "it works again");
-  t.equal(sleepsOnWork({ ...failed, lastArchivedAtMs: null }, 7000, 5000), true);
-  t.equal(sleepsOnWork({ ...failed, lastFailedAtMs: null }, 7000, 5000), false, "it never failed");
+  const wakes = (facts: ArchiverFacts, nowMs: number) => wakeStep(notWoken, facts, nowMs).wake;
+  t.equal(wakes(failed, 7000), true);
+  t.equal(wakes(failed, 6999), false, "it has just tried");
+  t.equal(wakes({ ...failed, waitingSegments: 0 }, 7000), false, "nothing waits");
+  t.equal(wakes({ ...failed, lastArchivedAtMs: 3000 }, 9000), false, "it works again");
+  t.equal(wakes({ ...failed, lastArchivedAtMs: null }, 7000), true);
+  t.equal(wakes({ ...failed, lastFailedAtMs: null }, 7000), false, "it never failed");
+
+  const pauses: number[] = [];
+  let state = notWoken;
+  let lastFailedAtMs = 0;
+  for (let nowMs = 0; nowMs <= 400_000; nowMs += 1000) {
+    const step = wakeStep(state, { ...failed, lastFailedAtMs, lastArchivedAtMs: null }, nowMs);
+    state = step.state;
+    if (!step.wake) continue;
+    pauses.push(nowMs - lastFailedAtMs);
+    lastFailedAtMs = nowMs;
+  }
+  t.same(pauses.slice(0, 6), [5000, 10_000, 20_000, 40_000, 60_000, 60_000]);
+  const works = { ...failed, lastArchivedAtMs: 500_000, lastFailedAtMs };
+  t.same(wakeStep(state, works, 500_000).state, notWoken, "a success begins anew");
 });

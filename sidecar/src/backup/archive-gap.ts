@@ -76,22 +76,3 @@ export function planAfterCheck({ before, missing, lost, nowMs, settleMs }: Check
 export function planAgain(before: CheckPlan, nowMs: number): CheckPlan {
   return { atMs: nowMs + gapCheckIntervalMs, repairing: false, gap: before.gap };
 }
-
-/**
- * Postgres's archiver sleeps for a minute after three failures. It is woken when something waits, the last thing that
- * happened to it was a failure, and it has been idle for long enough.
- */
-export function sleepsOnWork(
-  archiver: {
-    readonly waitingSegments: number;
-    readonly lastArchivedAtMs: number | null;
-    readonly lastFailedAtMs: number | null;
-  },
-  nowMs: number,
-  idleMs: number,
-): boolean {
-  const { waitingSegments, lastArchivedAtMs, lastFailedAtMs } = archiver;
-  if (waitingSegments === 0 || lastFailedAtMs === null) return false;
-  if (lastArchivedAtMs !== null && lastArchivedAtMs >= lastFailedAtMs) return false;
-  return nowMs - lastFailedAtMs >= idleMs;
-}

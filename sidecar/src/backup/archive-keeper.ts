@@ -3,19 +3,11 @@
  * Nothing of this is anybody else's business: a node that doesn't lead forgets all of it.
  */
 import { readFile, rm } from "node:fs/promises";
-import { type Logger, writeDurable } from "@quorate/common";
+import { type Logger, sendSignal, writeDurable } from "@quorate/common";
 import type { NodeStatus } from "@quorate/proto";
 import type { PostgresOwner } from "../environment.ts";
 import type { Alarms } from "./alarms.ts";
-import {
-  type CheckPlan,
-  type Gap,
-  isCheckDue,
-  noPlan,
-  planAfterCheck,
-  planAgain,
-  sleepsOnWork,
-} from "./archive-gap.ts";
+import { type CheckPlan, type Gap, isCheckDue, noPlan, planAfterCheck, planAgain } from "./archive-gap.ts";
 import {
   type ArchiveState,
   localHistory,
@@ -23,6 +15,7 @@ import {
   readArchiveState,
   repairArchive,
 } from "./archive-watch.ts";
+import { notWoken, wakeStep } from "./archiver-wake.ts";
 import type { BackupConfig } from "./backup-config.ts";
 import type { BackupFailure } from "./backup-failures.ts";
 import type { BackupReport } from "./backup-report.ts";
@@ -49,8 +42,6 @@ export type ArchiveKeeperOptions = {
 /** A new leader leaves its predecessor, who may only be cut off, time to end the push that he is at. */
 const settleMs = 10_000;
 const lagAlarmMs = 300_000;
-/** So long an archiver that failed is left asleep while the repository can be read. */
-const archiverIdleMs = 5_000;
 const stanzaTimeoutMs = 60_000;
 
 function archiveCode({ code }: BackupFailure): BackupFailure["code"] {
@@ -71,7 +62,9 @@ export class ArchiveKeeper {
   #plan: CheckPlan = noPlan;
   #ledTerm = 0;
   #ledSinceMs = 0;
-  #wokenAtMs = 0;
+  #waking = notWoken;
+  /** Whether the repository could be read when it was tried last. */
+  #readable = true;
 
   constructor(options: ArchiveKeeperOptions) {
     this.#options = options;
@@ -106,6 +99,8 @@ export class ArchiveKeeper {
   /** What waits, and why: needs no repository. */
   async look(status: NodeStatus, nowMs: number): Promise<void> {
     const { config, postgres, paths, alarms, pgbackrest } = this.#options;
+    if (!this.#readable) this.#waking = notWoken;
+    this.#readable = false;
     if (this.#ledTerm !== status.term) {
       this.#ledTerm = status.term;
       this.#ledSinceMs = nowMs;
@@ -142,14 +137,17 @@ export class ArchiveKeeper {
     const newest = info.kind === "ok" ? info.backups.at(-1) : undefined;
     const settled = nowMs - this.#ledSinceMs > settleMs;
     if (settled && isCheckDue({ plan, waitingSegments, newest, nowMs })) await this.#repair(status, nowMs);
-    const asleep = this.#state !== null && sleepsOnWork(this.#state, nowMs, archiverIdleMs);
-    if (asleep && nowMs - this.#wokenAtMs >= archiverIdleMs) await this.#wakeArchiver(nowMs);
+    this.#readable = true;
+    if (this.#state === null) return;
+    const { state, wake } = wakeStep(this.#waking, this.#state, nowMs);
+    this.#waking = state;
+    if (wake) await this.#wakeArchiver();
   }
 
-  /** It looks for work when it reads its configuration again. */
-  async #wakeArchiver(nowMs: number): Promise<void> {
-    this.#wokenAtMs = nowMs;
-    await localQuery(this.#options.postgres, "select pg_reload_conf()");
+  /** Any of Postgres's processes looks for work at this signal. */
+  async #wakeArchiver(): Promise<void> {
+    const sql = "select pid from pg_stat_activity where backend_type = 'archiver'";
+    for (const { pid } of await localQuery(this.#options.postgres, sql)) sendSignal(Number(pid), "SIGUSR1");
   }
 
   /** On the leader, and on the node that has the repository: a place for this cluster, without which nothing is pushed. */
@@ -193,7 +191,7 @@ export class ArchiveKeeper {
         { segments: marked.slice(0, 20), waiting: waiting.length },
         "segments that nobody archived are archived now",
       );
-      await this.#wakeArchiver(nowMs);
+      await this.#wakeArchiver();
     }
     const [first] = lost;
     if (first === undefined) {
