@@ -169,7 +169,7 @@ execute_elect(Request *request)
 					  "this node follows \"%s\" in term %u", info.leader, term);
 		return;
 	}
-	if (!check_result(request->client, request->id, term, QuorumFence(term)))
+	if (!check_result(request->client, request->id, term, quorate_fence(term)))
 		return;
 	if (!RecoveryInProgress())
 	{

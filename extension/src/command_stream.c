@@ -160,7 +160,7 @@ execute_fence(Request *request)
 {
 	uint32		term = term_field(request->json);
 
-	if (!check_result(request->client, request->id, term, QuorumFence(term)))
+	if (!check_result(request->client, request->id, term, quorate_fence(term)))
 		return;
 	ereport(LOG, (errmsg("fenced at term %u", term)));
 	start_operation(request, OP_FENCE, term, 0);
@@ -183,7 +183,7 @@ static bool
 grant_stream(Request *request, uint32 term, const char *from,
 			 const char *conninfo, TimeLineID fetch)
 {
-	QuorumResult result = QuorumFence(term);
+	QuorumResult result = quorate_fence(term);
 
 	forget_scanned_log();
 	if (result == QUORUM_OK)

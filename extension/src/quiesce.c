@@ -14,7 +14,10 @@
  * one who closed it may be gone, and his sidecar may be frozen.
  *
  * A transaction that waits has not begun to do anything; it can be cancelled
- * and terminated, and statement_timeout holds.  Walsenders, background
+ * and terminated, and statement_timeout holds.  When this server is fenced, it
+ * will never begin here: the session ends with 57P01, which the gateway takes
+ * as leave to begin it at the next leader, and does so before the server is
+ * stopped, which would leave open what has become of it.  Walsenders, background
  * workers and sessions with "quorate.control" don't take part, nor do
  * function calls over the fast path.
  *
@@ -55,6 +58,19 @@ until_look_ms(void)
 }
 
 static void
+end_if_fenced(void)
+{
+	QuorumInfo	info;
+
+	QuorumGetInfo(&info);
+	if (info.state != QUORUM_LEADER)
+		ereport(FATAL,
+				(errcode(ERRCODE_ADMIN_SHUTDOWN),
+				 errmsg("terminating connection because this server does not lead any more"),
+				 errdetail("The transaction was not begun.")));
+}
+
+static void
 wait_for_admission(pg_atomic_uint32 *slot)
 {
 	if (wait_event == 0)
@@ -74,6 +90,7 @@ wait_for_admission(pg_atomic_uint32 *slot)
 				break;
 			pg_atomic_write_u32(slot, InvalidLocalTransactionId);
 		}
+		end_if_fenced();
 		(void) ConditionVariableTimedSleep(&quorate_shared->quiesce_cv,
 										   until_look_ms(), wait_event);
 	}
@@ -192,4 +209,15 @@ quorate_in_flight(void)
 			n++;
 	}
 	return n;
+}
+
+/* Control worker: fence, and tell those who wait for admission. */
+QuorumResult
+quorate_fence(uint32 term)
+{
+	QuorumResult result = QuorumFence(term);
+
+	if (pg_atomic_read_u32(&quorate_shared->quiesced) != 0)
+		ConditionVariableBroadcast(&quorate_shared->quiesce_cv);
+	return result;
 }

@@ -137,6 +137,7 @@ extern bool quorate_ruleset_decode(XLogReaderState *record, RulesetId *id,
 extern void quorate_install_quiesce_hooks(void);
 extern void quorate_quiesce(bool on, int timeout_ms);
 extern bool quorate_is_quiesced(void);
+extern QuorumResult quorate_fence(uint32 term);
 extern int	quorate_in_flight(void);
 
 /* reads.c */

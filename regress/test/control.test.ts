@@ -1,5 +1,6 @@
 /** The control socket, command by command, on a server without a sidecar. */
 import { stat } from "node:fs/promises";
+import { poll } from "@quorate/common";
 import { test } from "tap";
 import { type Cluster, expectOk, makeCluster } from "../lib/cluster.ts";
 
@@ -319,6 +320,34 @@ test("an operation is superseded by a higher term, and forgotten with its client
   await server.untilStatus("fetches", ({ state }) => state === "fetching");
   gone.close();
   t.match(await server.ask({ cmd: "fence", term: 7 }), { ok: true, status: { state: "fenced" } });
+});
+
+test("quiesce: who waits when the server is fenced hears at once that nothing was begun", async (t) => {
+  const cluster = await withCluster(t);
+  const server = cluster.node("n1");
+  await cluster.lead("n1", 2, "n1");
+  await server.sql("create table t (a int)");
+  const control = await server.control();
+  expectOk(await control.request({ cmd: "quiesce", on: true, timeoutMs: 60_000 }));
+  const held = await server.connect();
+  held.on("error", () => undefined);
+  const refused = t.rejects(held.query("insert into t values (1)"), {
+    severity: "FATAL",
+    code: "57P01",
+    detail: /not begun/,
+  });
+  const admin = await server.connect("-cquorate.control=on");
+  await poll(
+    async () => {
+      const waiting = "select 1 from pg_stat_activity where wait_event = 'QuorateQuiesce'";
+      return (await admin.query(waiting)).rows.length === 1;
+    },
+    { what: "the insert to be held", timeoutMs: 10_000 },
+  );
+  const beganMs = performance.now();
+  expectOk(await control.request({ cmd: "fence", term: 3 }));
+  await refused;
+  t.ok(performance.now() - beganMs < 10_000, "not only when the time of the quiesce is over");
 });
 
 test("quiesce: transactions in flight end, new ones wait and are not lost", async (t) => {
