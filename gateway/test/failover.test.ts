@@ -1,7 +1,9 @@
 import t from "tap";
 import type { Pool } from "../src/pool/pool.ts";
+import type { Server } from "../src/pool/server.ts";
 import { SettableLeaderSource, type View } from "../src/route/leader-source.ts";
 import type { Client } from "../src/session/client.ts";
+import { errorBytes, wireError } from "../src/wire/errors.ts";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
 import { RawClient, type Received, readable, wire } from "./lib/raw-client.ts";
@@ -204,6 +206,22 @@ t.test("a server that is lost while it is asked for a statement's rows: another 
   t.equal(types(await client.until(1)), "2 D C Z");
   t.equal(asked, 2);
   t.equal(types(await client.query("select 1")), "T D C Z", "and it goes on");
+  client.close();
+});
+
+t.test("a server's last words to nobody: it is given to nobody", async (t) => {
+  const client = await login();
+  await client.query("select 1");
+  const pool = gateway.worker.pools.get("postgres\0postgres") as Pool;
+  const server = pool.idle.at(-1) as Server;
+  const fatal = errorBytes(
+    wireError("FATAL", "57P01", "terminating connection due to unexpected postmaster exit"),
+  );
+  gateway.worker.options.transport.turn(() => server.data(fatal, 0, fatal.length));
+  client.send(wire.query("insert into notes select 20, pg_sleep(0.3)::text"));
+  // The end of the connection comes later than the last words.
+  setTimeout(() => gateway.worker.options.transport.turn(() => server.closed("connection closed")), 100);
+  t.match(readable(await client.until(1)), ["C INSERT 0 1\0", "Z I"]);
   client.close();
 });
 

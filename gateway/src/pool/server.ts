@@ -352,7 +352,12 @@ export class Server extends ServerAnswers implements LinkOwner {
     this.copyIn = false;
     const severity = bytes[start + 6];
     if (severity === 0x46 || severity === 0x50) {
-      if (holder?.serverEnding(readError(bytes, start, end).code)) return false;
+      const error = readError(bytes, start, end);
+      if (holder === undefined || holder.serverEnding(error.code)) {
+        // The end of the connection may come later: until then it must be given to nobody, and asked nothing more.
+        if (holder === undefined || ring.length === 0) this.close(error.message);
+        return false;
+      }
       this.#lastError = Buffer.from(bytes.subarray(start, end));
       return true;
     }
