@@ -106,6 +106,17 @@ export class Ring {
     return false;
   }
 
+  /** Answers of our own are due. */
+  get headIsMade(): boolean {
+    const { head } = this;
+    return head === owed.parseMade || head === owed.closeMade || head === owed.copyEnd;
+  }
+
+  /** Nothing that the server answers is owed. */
+  get onlyMade(): boolean {
+    return this.length === this.count(owed.parseMade) + this.count(owed.closeMade) + this.count(owed.copyEnd);
+  }
+
   count(kind: number): number {
     return this.#counts[kind] as number;
   }

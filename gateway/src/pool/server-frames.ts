@@ -135,6 +135,11 @@ export abstract class ServerFrames {
       const length = int32(bytes, at + 1);
       if (length < 4 || length > maxMessageBytes) return this.broken(`message of length ${length}`, end);
       const next = at + length + 1;
+      if (this.ring.headIsMade) {
+        this.forward(bytes, run, at);
+        run = at;
+        this.sendMade();
+      }
       const internal = this.ring.head === owed.internal;
       if ((type === be.dataRow || type === be.copyData) && !internal) {
         if (next <= end) {
@@ -177,8 +182,7 @@ export abstract class ServerFrames {
           this.skipsFrom = undefined;
           skips.serverSkips();
         }
-        const head = this.ring.head;
-        if (head === owed.parseMade || head === owed.closeMade || head === owed.copyEnd) {
+        if (this.ring.headIsMade) {
           this.forward(bytes, run, upTo);
           run = upTo;
           this.sendMade();

@@ -135,7 +135,6 @@ export function handleClose(client: Client, bytes: Buffer, at: number, next: num
         previous === undefined ? undefined : name,
         previous,
       );
-      server.sendMade();
       return done;
     }
   }

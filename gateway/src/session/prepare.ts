@@ -1,7 +1,7 @@
 /** Parse: statements that clients share, and the names that they have on a server. */
 import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
-import type { Statement } from "../pool/statements.ts";
+import { isText, type Statement } from "../pool/statements.ts";
 import { closeStatement, message } from "../wire/build.ts";
 import { fe, putInt32, txFailed, zeroAt } from "../wire/codec.ts";
 import { wireError } from "../wire/errors.ts";
@@ -28,9 +28,15 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
   const { pool } = client;
   // Inside a transaction that has changed what texts mean, nothing is shared.
   const key = client.parsingChanged ? `${client.id} ${client.transactions}` : client.settings.parseKey;
-  let statement = pool.host.statements.intern(bytes, nameEnd + 1, next, key, (body) =>
-    pool.host.plans.of(body, 0, body.indexOf(0)),
-  );
+  const before = name === "" ? client.unnamed : undefined;
+  let statement: Statement;
+  if (before !== undefined && isText(before, key, bytes, nameEnd + 1, next)) {
+    statement = before;
+    statement.seen++;
+  } else
+    statement = pool.host.statements.intern(bytes, nameEnd + 1, next, key, (body) =>
+      pool.host.plans.of(body, 0, body.indexOf(0)),
+    );
   if (statement.plan.sqlPrepare && !client.verbatim && !admit(client, server, statement.plan)) {
     statement.seen--;
     return blocked;
@@ -65,7 +71,6 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
     server.link.send(bytes, at, next);
   } else if (server.statements.has(statement)) {
     server.ring.push(owed.parseMade, undefined, statement, name, previous);
-    server.sendMade();
   } else {
     sendParse(server, statement);
     server.ring.push(owed.parse, undefined, statement, name, previous);

@@ -26,6 +26,14 @@ import { handleLost, handleSkipping } from "./without-server.ts";
 
 /** Handles [start, end); gives where the first message starts that has to be kept. */
 export function consume(client: Client, bytes: Buffer, start: number, end: number): number {
+  const stopped = handleAll(client, bytes, start, end);
+  // Answers of our own go out with the server's next one: it costs a call of the system less. Is there none to come?
+  const ring = client.server?.ring;
+  if (ring?.headIsMade && ring.onlyMade) client.server?.sendMade();
+  return stopped;
+}
+
+function handleAll(client: Client, bytes: Buffer, start: number, end: number): number {
   let at = start;
   client.needs = 0;
   if (client.server?.retired || client.server?.barred) {
