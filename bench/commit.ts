@@ -46,6 +46,7 @@ async function pgbench(bin: string, server: Server, script: Script, clients: num
 
 type Plan = {
   readonly bin: string;
+  readonly peers: readonly Mode[];
   readonly rounds: number;
   readonly seconds: number;
   readonly clients: readonly number[];
@@ -59,13 +60,13 @@ async function measure(all: Contestants, plan: Plan, roundTripMs: number): Promi
     for (const clients of plan.clients) {
       const runs: Record<Mode, Run[]> = { quorate: [], on: [], remote_apply: [], async: [] };
       for (let round = 0; round < plan.rounds; round++) {
-        for (const mode of random.shuffle(modes)) {
+        for (const mode of random.shuffle(["quorate" as Mode, ...plan.peers])) {
           const server = await all.use(mode);
           runs[mode].push(await pgbench(plan.bin, server, script, clients, plan.seconds));
         }
       }
       lines.push({ script: scripts[script], clients, roundTripMs, runs });
-      console.log(lineText({ script: scripts[script], clients, roundTripMs, runs }));
+      console.log(lineText(plan.peers, { script: scripts[script], clients, roundTripMs, runs }));
     }
   }
   return lines;
@@ -74,14 +75,20 @@ async function measure(all: Contestants, plan: Plan, roundTripMs: number): Promi
 const ratioTo = (line: Line, peer: Mode): number =>
   median(line.runs.quorate.map(({ tps }, round) => tps / (line.runs[peer][round]?.tps ?? Number.NaN)));
 
-function lineText(line: Line): string {
-  const ratios = modes.slice(1).map((peer) => ratioTo(line, peer).toFixed(2));
-  const figures = modes.map((mode) => {
+function lineText(peers: readonly Mode[], line: Line): string {
+  const ratios = peers.map((peer) => ratioTo(line, peer).toFixed(2));
+  const figures = (["quorate", ...peers] as const).map((mode) => {
     const runs = line.runs[mode];
     return `${Math.round(median(runs.map(({ tps }) => tps)))} (${median(runs.map(({ latencyMs }) => latencyMs)).toFixed(2)} ms)`;
   });
   const title = `${line.script} ${line.clients}, ${line.roundTripMs} ms`;
   return formatRow(title.padEnd(26), [...ratios, ...figures.map((each) => each.padStart(20))]);
+}
+
+function peersOf(text: string): Mode[] {
+  const peers = text.split(",").map((name) => modes.slice(1).find((each) => each === name));
+  if (peers.includes(undefined)) throw new Error(`"${text}" is no list of ${modes.slice(1).join(", ")}`);
+  return peers as Mode[];
 }
 
 const numbers = (text: string): number[] => {
@@ -98,6 +105,7 @@ async function main(): Promise<void> {
     .option("--clients <list>", "numbers of clients", "1,8,32")
     .option("--rtt <list>", "round trips between the nodes in ms", "0,1")
     .option("--scale <n>", "of pgbench", "20")
+    .option("--against <list>", "whom to compare with", modes.slice(1).join(","))
     .option("--seed <n>", "of the order", String(Date.now() % 100_000))
     .option("--json", "print all runs as JSON at the end")
     .parse();
@@ -106,6 +114,7 @@ async function main(): Promise<void> {
   const stockBin = process.env["QUORATE_STOCK_BIN"] ?? (await ensurePostgres({ flavour: "stock" })).bin;
   const plan: Plan = {
     bin,
+    peers: peersOf(options["against"] ?? ""),
     rounds: Number(options["rounds"]),
     seconds: Number(options["seconds"]),
     clients: numbers(options["clients"] ?? ""),
@@ -113,8 +122,8 @@ async function main(): Promise<void> {
   };
   console.log(
     formatRow("script clients, rtt".padEnd(26), [
-      ...modes.slice(1).map((mode) => `÷${mode}`.slice(0, 8)),
-      ...modes.map((mode) => mode.padStart(20)),
+      ...plan.peers.map((mode) => `÷${mode}`.slice(0, 8)),
+      ...(["quorate", ...plan.peers] as const).map((mode) => mode.padStart(20)),
     ]),
   );
   const lines: Line[] = [];
