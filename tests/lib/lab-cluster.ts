@@ -333,19 +333,19 @@ export class LabCluster {
     };
   }
 
+  /** Whether orchestrators lose patience with a leader that changes often; they read it when they start. */
+  damp(damping: boolean): void {
+    for (const id of this.orchestrators)
+      changeJson(paths.orchestratorConfig(this.open.dir, id), { dampFree: damping ? 2 : 1_000_000 });
+  }
+
   /** Without certificates: nobody else is on these networks. */
   #configure({ damping = false, certificates = false }: LabOptions): void {
-    const change = (name: string, changed: object): void => {
-      const config = JSON.parse(readFileSync(name, "utf8")) as object;
-      writeJson(name, { ...config, ...changed });
-    };
     const insecure = !certificates;
-    for (const id of this.ids) change(paths.sidecarConfig(this.open.dir, id), { insecure });
+    for (const id of this.ids) changeJson(paths.sidecarConfig(this.open.dir, id), { insecure });
     for (const id of this.orchestrators)
-      change(paths.orchestratorConfig(this.open.dir, id), {
-        ...(damping ? {} : { dampFree: 1_000_000 }),
-        insecure,
-      });
+      changeJson(paths.orchestratorConfig(this.open.dir, id), { insecure });
+    this.damp(damping);
   }
 
   #image(id: string): string {
@@ -387,4 +387,9 @@ export class LabCluster {
       await runFile("umount", ["--lazy", paths.node(this.open.dir, id)]).catch(() => undefined);
     }
   }
+}
+
+function changeJson(name: string, changed: object): void {
+  const config = JSON.parse(readFileSync(name, "utf8")) as object;
+  writeJson(name, { ...config, ...changed });
 }
