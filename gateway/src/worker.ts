@@ -22,6 +22,7 @@ import type { ClientHost } from "./session/client-host.ts";
 import { ClientSweep } from "./session/client-sweep.ts";
 import { Directory } from "./session/directory.ts";
 import { Login, type LoginHost, newMockSecret, type StartupRequest, type Tls } from "./session/login.ts";
+import { readyIdle } from "./session/outcome.ts";
 import type { Secret } from "./session/scram.ts";
 import { settingsOf } from "./session/settings.ts";
 import { Tunnel } from "./session/tunnel.ts";
@@ -34,8 +35,7 @@ import type {
   ServerSideLink,
   Transport,
 } from "./transport/transport.ts";
-import { cancelRequest, parameterStatus, readyForQuery } from "./wire/build.ts";
-import { txIdle } from "./wire/codec.ts";
+import { cancelRequest } from "./wire/build.ts";
 import { errorBytes, type WireError, wireError } from "./wire/errors.ts";
 
 export type WorkerOptions = RoomOptions & {
@@ -215,19 +215,15 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   }
 
   #welcome(client: Client, link: ServerSideLink, request: StartupRequest): void {
-    for (const [name, value] of client.reported.values) {
-      const shown = name === "in_hot_standby" && request.readOnly ? "on" : value;
-      const bytes = parameterStatus(name, shown);
-      link.send(bytes, 0, bytes.length);
-    }
+    const told = request.readOnly ? client.reported.with("in_hot_standby", "on") : client.reported;
+    link.send(told.messages, 0, told.messages.length);
     // Who has a server connection for itself gets that one's process id.
     const own = client.own ? client.server : undefined;
     client.processId = own?.processId ?? this.processId(client.id);
     const key = this.newCancelKey(client.id, request.minorVersion, client.processId);
     link.send(key, 0, key.length);
     for (const notice of own?.loginNotices ?? []) link.send(notice, 0, notice.length);
-    const ready = readyForQuery(txIdle);
-    link.send(ready, 0, ready.length);
+    link.send(readyIdle, 0, readyIdle.length);
   }
 
   /** BackendKeyData for a client: a process id (by default one that names worker and client), and a secret. */

@@ -1,5 +1,5 @@
 /** What cancel requests are known by: a process id that was told to a client, and a secret. */
-import { randomBytes } from "node:crypto";
+import { randomFillSync } from "node:crypto";
 import { backendKeyData } from "../wire/build.ts";
 import { int32 } from "../wire/codec.ts";
 
@@ -12,13 +12,26 @@ export class CancelKeys {
 
   /** BackendKeyData for the client with this id. */
   add(id: number, processId: number, minorVersion: number): Buffer {
-    const secret = randomBytes(minorVersion >= 2 ? 32 : 4);
+    const secret = this.#random(minorVersion >= 2 ? 32 : 4);
     this.#keys.set(id, { processId, secret });
     const ids = this.#ids.get(processId);
     if (ids === undefined) this.#ids.set(processId, [id]);
     else ids.push(id);
     return backendKeyData(processId, secret);
   }
+
+  /** Many at once: each call of the generator costs as much as all of these. */
+  #random(length: number): Buffer {
+    if (this.#drawn + length > this.#pool.length) {
+      randomFillSync(this.#pool);
+      this.#drawn = 0;
+    }
+    const secret = Buffer.from(this.#pool.subarray(this.#drawn, this.#drawn + length));
+    this.#drawn += length;
+    return secret;
+  }
+  readonly #pool = Buffer.alloc(4096);
+  #drawn = this.#pool.length;
 
   forget(id: number): void {
     const key = this.#keys.get(id);

@@ -5,6 +5,7 @@
 
 import { parseReadLevel, type ReadLevel } from "../route/choose-follower.ts";
 import { mattersForParsing } from "../text/analyse.ts";
+import { parameterStatus } from "../wire/build.ts";
 
 export class Settings {
   readonly values: ReadonlyMap<string, string>;
@@ -96,11 +97,18 @@ export class Reported {
   /** Where reads of a session that reports this may be answered. */
   readonly readLevel: ReadLevel;
   readonly #lower = new Map<string, string>();
+  #messages: Buffer | undefined;
 
   constructor(values: ReadonlyMap<string, string>) {
     this.values = values;
     this.readLevel = parseReadLevel(values.get("quorate.read"));
     for (const [name, value] of values) this.#lower.set(name.toLowerCase(), value);
+  }
+
+  /** All of it, as a client hears it after its login. */
+  get messages(): Buffer {
+    this.#messages ??= Buffer.concat([...this.values].map(([name, value]) => parameterStatus(name, value)));
+    return this.#messages;
   }
 
   /** By its name in lower case. */
