@@ -31,6 +31,9 @@ enum
 #define LEAST_ROOM (20 * 1024)
 #define HIGH_MARK (256 * 1024)
 
+/* In epoll's events: libuv's set, which is in ours. No connection has this number. */
+#define OUTER UINT32_MAX
+
 typedef struct Tls Tls;
 
 typedef struct

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* The arguments of a call, and the instance that it is of. */
@@ -58,6 +59,31 @@ fail(napi_env env, const char *what, const char *why)
 	return NULL;
 }
 
+/*
+ * The table of connections, zeroed, between pages that can't be touched: a number that
+ * is none ends the process here and now, not on the day when nothing lies beside it.
+ */
+static Conn *
+table_make(int32_t most)
+{
+	size_t		page = (size_t) sysconf(_SC_PAGESIZE);
+	size_t		size = ((size_t) most * sizeof(Conn) + page - 1) / page * page;
+	char	   *map = mmap(NULL, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (map == MAP_FAILED || mprotect(map + page, size, PROT_READ | PROT_WRITE) != 0)
+		return NULL;
+	return (Conn *) (map + page);
+}
+
+static void
+table_free(Conn *conns, int32_t most)
+{
+	size_t		page = (size_t) sysconf(_SC_PAGESIZE);
+	size_t		size = ((size_t) most * sizeof(Conn) + page - 1) / page * page;
+
+	munmap((char *) conns - page, size + 2 * page);
+}
+
 static void
 clean_up(void *arg)
 {
@@ -67,7 +93,7 @@ clean_up(void *arg)
 	for (int32_t id = 0; id < b->used; id++)
 		conn_drop(b, id, true);
 	close(b->epoll);
-	free(b->conns);
+	table_free(b->conns, b->most);
 	free(b->free_ids);
 	free(b->dying);
 	free(b->again);
@@ -315,7 +341,7 @@ js_start(napi_env env, napi_callback_info info)
 	napi_get_arraybuffer_info(env, args[5], (void **) &b->queued, &size);
 	napi_get_arraybuffer_info(env, args[6], (void **) &b->counts, NULL);
 	b->most = (int32_t) (size / 4);
-	b->conns = calloc((size_t) b->most, sizeof(Conn));
+	b->conns = table_make(b->most);
 	b->free_ids = calloc((size_t) b->most, sizeof(int32_t));
 	b->dying = calloc((size_t) b->most, sizeof(int32_t));
 	b->again = calloc((size_t) b->most, sizeof(int32_t));

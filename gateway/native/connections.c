@@ -367,7 +367,7 @@ take_ready(Batch *b, const struct epoll_event *ready, int count, int32_t n)
 		uint32_t	what = ready[i].events;
 		Conn	   *c;
 
-		if (id >= b->most)
+		if (ready[i].data.u32 == OUTER)
 			continue;			/* libuv's own, see loop.c */
 		c = &b->conns[id];
 		if (c->state == LISTENING)

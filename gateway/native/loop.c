@@ -17,9 +17,6 @@
 
 #include <stdlib.h>
 
-/* libuv's set in ours; larger than any number of a connection. */
-#define OUTER UINT32_MAX
-
 static void
 nothing(void *handle)
 {

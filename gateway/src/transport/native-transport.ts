@@ -122,12 +122,34 @@ export class NativeTransport implements Transport {
     this.#turnMs = performance.now();
     const count = this.#counts[0] as number;
     for (let each = 0; each < count; each++) this.#handle(each * 4);
+    if (this.#ended.length > 0) this.#tellEnded();
     this.#inTurn = false;
     this.#net.outbox.flush();
     this.#counts[1] = this.#rangeCount;
     this.#rangeCount = 0;
     this.#length = 0;
     this.#lastId = -1;
+  }
+
+  /** Its owner hears of it when everybody else has had the turn. */
+  endSoon(link: NativeLink): void {
+    this.#ended.push(link);
+    if (!this.#inTurn && this.#ended.length === 1) setImmediate(() => this.turn(() => this.#tellEnded()));
+  }
+  #ended: NativeLink[] = [];
+
+  #tellEnded(): void {
+    while (this.#ended.length > 0) {
+      const links = this.#ended;
+      this.#ended = [];
+      for (const link of links) {
+        try {
+          link.ended("connection closed");
+        } catch (error) {
+          this.#onBug(error);
+        }
+      }
+    }
   }
 
   nowMs(): number {
@@ -256,6 +278,7 @@ export class NativeTransport implements Transport {
     this.#inTurn = true;
     try {
       this.#net.turn(action);
+      if (!nested && this.#ended.length > 0) this.#tellEnded();
     } finally {
       this.#inTurn = nested;
       if (!nested) this.#flush();
@@ -432,7 +455,7 @@ export class NativeLink implements ServerSideLink {
     this.over = true;
     this.#transport.forget(this.id);
     this.id = -1; // the number may be another link's by then
-    setImmediate(() => this.#transport.turn(() => this.ended("connection closed")));
+    this.#transport.endSoon(this);
   }
 
   /** The handshake is done. */
