@@ -59,6 +59,12 @@ fail(napi_env env, const char *what, const char *why)
 	return NULL;
 }
 
+static size_t
+table_size(int32_t most, size_t page)
+{
+	return ((size_t) most * sizeof(Conn) + page - 1) / page * page;
+}
+
 /*
  * The table of connections, zeroed, between pages that can't be touched: a number that
  * is none ends the process here and now, not on the day when nothing lies beside it.
@@ -67,7 +73,7 @@ static Conn *
 table_make(int32_t most)
 {
 	size_t		page = (size_t) sysconf(_SC_PAGESIZE);
-	size_t		size = ((size_t) most * sizeof(Conn) + page - 1) / page * page;
+	size_t		size = table_size(most, page);
 	char	   *map = mmap(NULL, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (map == MAP_FAILED || mprotect(map + page, size, PROT_READ | PROT_WRITE) != 0)
@@ -79,9 +85,8 @@ static void
 table_free(Conn *conns, int32_t most)
 {
 	size_t		page = (size_t) sysconf(_SC_PAGESIZE);
-	size_t		size = ((size_t) most * sizeof(Conn) + page - 1) / page * page;
 
-	munmap((char *) conns - page, size + 2 * page);
+	munmap((char *) conns - page, table_size(most, page) + 2 * page);
 }
 
 static void
