@@ -72,8 +72,15 @@ async function pushUntil(
       await write(cluster, leader, 1);
       return undefined;
     },
-    { what, timeoutMs: 120_000, intervalMs: 3000 },
+    { what, timeoutMs: 120_000, intervalMs: 3000, seen: () => archiving(cluster, leader) },
   );
+}
+
+/** What waits, and what the push script left. */
+function archiving(cluster: TestCluster, leader: string): string {
+  const directory = path.join(paths.node(cluster.dir, leader), "backup");
+  const left = readdirSync(directory).filter((name) => !name.endsWith(".conf"));
+  return `${waiting(cluster, leader)} segments wait; ${directory} has ${left.join(", ")}`;
 }
 
 /** What was dropped is still in pg_wal: it is archived in portions that don't reach the limit again. */

@@ -211,22 +211,45 @@ test("a full disk, a repository of a newer version, a server that is away: by th
 test("WAL beyond the limit is dropped instead of filling the disk, and that is remembered", async (t) => {
   const data = await newData(t);
   const { pgbackrest, paths } = await repository(t, data, { archive: { limitBytes: 64 * 1024 ** 2 } });
-  await pgbackrest.command("create", create);
-  await writeFile(paths.readyFile, "");
   const wal = path.join(data, "pg_wal");
   const first = path.join(wal, "000000010000000000000001");
   const content = await readFile(first);
-  for (let i = 1; i <= 6; i++) {
-    const name = `00000001000000000000000${i}`;
-    await writeFile(path.join(wal, name), content);
-    await writeFile(path.join(wal, "archive_status", `${name}.ready`), "");
-  }
-  const { stderr, code } = await runAsPostgres(paths.pushScript, ["pg_wal/000000010000000000000001"], {
-    cwd: data,
-  });
-  t.equal(code, 0, "Postgres may remove the segment");
-  t.match(stderr, /dropped WAL file '000000010000000000000001'/);
-  t.match(await readFile(paths.droppedFile, "utf8"), /000000010000000000000001/);
+  const waits = async (count: number): Promise<void> => {
+    for (let i = 1; i <= count; i++) {
+      const name = `00000001000000000000000${i}`;
+      await writeFile(path.join(wal, name), content);
+      await writeFile(path.join(wal, "archive_status", `${name}.ready`), "");
+    }
+  };
+  const push = () =>
+    runAsPostgres(paths.pushScript, ["pg_wal/000000010000000000000001"], { cwd: data, okCodes: [0, 1] });
+  const dropped = async (): Promise<void> => {
+    const { stderr, code } = await push();
+    t.equal(code, 0, "Postgres may remove the segment");
+    t.match(stderr, /dropped WAL file '000000010000000000000001'/);
+    t.match(await readFile(paths.droppedFile, "utf8"), /000000010000000000000001/);
+    await rm(paths.droppedFile);
+  };
+  await waits(2);
+  t.equal((await push()).code, 1, "below the limit it waits until the repository is ready");
+  await waits(6);
+  await dropped();
+  await pgbackrest.command("create", create);
+  await writeFile(paths.readyFile, "");
+  await dropped();
+});
+
+test("a repository that goes while it is read is out of reach, not empty", async (t) => {
+  const data = await newData(t);
+  const first = await repository(t, data);
+  await first.pgbackrest.command("create", create);
+  const place = path.join(first.directory, "backup");
+  const real = (await ensurePgbackrest()).command;
+  const program = path.join(first.directory, "pgbackrest-late");
+  await writeFile(program, `#!/bin/sh\nmv '${place}' '${place}.away'\nexec '${real}' "$@"\n`);
+  await chmod(program, 0o755);
+  const late = await open(first.directory, data, { pgbackrest: program }, "a key");
+  t.match(await failure(late.pgbackrest.info()), { code: "repository_unreachable" });
 });
 
 test("segments that nobody archived are marked again; what is gone is a gap", async (t) => {

@@ -212,17 +212,18 @@ export function shellQuote(text: string): string {
 }
 
 /**
- * Until the repository has a place for us there is nothing to push to: fail quietly, Postgres comes back. What went
- * wrong, and that WAL was dropped (archive-push-queue-max), is left in files for the sidecar, which says it in status.
+ * Until the repository has a place for us there is nothing to push to: fail quietly, Postgres comes back; but what waits
+ * is bounded then, too, so pgBackRest is asked each time. What went wrong, and that WAL was dropped
+ * (archive-push-queue-max), is left in files for the sidecar, which says it in status.
  */
 export function pushScript(config: BackupConfig, stanza: string, paths: BackupPaths): string {
   const options = `--config=${shellQuote(paths.conf)} --stanza=${shellQuote(stanza)}`;
   return [
     "#!/bin/sh",
     "# archive_command. Written by the sidecar.",
-    `[ -e ${shellQuote(paths.readyFile)} ] || exit 1`,
     `output=$(${shellQuote(config.pgbackrest)} ${options} archive-push "$1" 2>&1)`,
     "code=$?",
+    `[ $code -eq 0 ] || [ -e ${shellQuote(paths.readyFile)} ] || exit 1`,
     `[ -z "$output" ] || printf '%s\n' "$output" >&2`,
     'case "$output" in',
     `  *"dropped WAL file"*) printf '%s\n' "$1" > ${shellQuote(paths.droppedFile)} ;;`,

@@ -112,18 +112,24 @@ export class Pgbackrest {
   /** Throws BackupError, also when the repository's directory isn't there: pgBackRest would call it empty. */
   async info(): Promise<RepositoryInfo> {
     const what = "reading the repository";
-    const directory = this.#localDirectory();
-    if (directory !== null && !existsSync(directory))
-      throw new BackupError(
-        explainFailure(missingExitCode, `unable to open path '${directory}': it is missing`),
-        what,
-      );
+    this.#mustBeThere(what);
     const { stdout } = await this.command(what, ["info", "--output=json", shortIo], {
       timeoutMs: shortTimeoutMs,
     });
     const info = parseInfo(stdout, this.#options.stanza);
     if (info.kind === "unusable") throw new BackupError(explainFailure(99, info.message), what);
+    // It may have gone meanwhile: then it isn't empty either.
+    if (info.kind === "absent") this.#mustBeThere(what);
     return info;
+  }
+
+  #mustBeThere(what: string): void {
+    const directory = this.#localDirectory();
+    if (directory === null || existsSync(directory)) return;
+    throw new BackupError(
+      explainFailure(missingExitCode, `unable to open path '${directory}': it is missing`),
+      what,
+    );
   }
 
   async listArchive(archiveId: string): Promise<ArchiveListing> {
