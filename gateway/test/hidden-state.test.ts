@@ -8,7 +8,8 @@ import { ensurePostgres } from "../../scripts/build-postgres.ts";
 import { startLoadedServer } from "../../scripts/lib/postgres/loaded.ts";
 import { startTestGateway, type TestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
-import { runProgram } from "./lib/programs.ts";
+import { runProgram, scatter } from "./lib/programs.ts";
+import type { Random } from "./lib/random.ts";
 import { RawClient, wire } from "./lib/raw-client.ts";
 
 const programs = Number(process.env["GATEWAY_FUZZ_PROGRAMS"] ?? 15);
@@ -149,6 +150,7 @@ t.test("nor is it if the request was sent behind another one", async (t) => {
 });
 
 const fuzzed = {
+  between: (random: Random) => scatter(gateway, random),
   direct: `${loaded.env.PGHOST}/.s.PGSQL.${loaded.env.PGPORT}`,
   pooled: gateway.port,
   clientCount: 4,

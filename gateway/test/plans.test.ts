@@ -36,6 +36,8 @@ t.test("what can't be told from the text is probed", async (t) => {
   for (const sql of [
     "select set_config('a.b', v, false) from t",
     "set time zone interval '1' hour to minute",
+    "set default_text_search_config = mine",
+    "select set_config('default_text_search_config', 'mine', false)",
     "set role x",
     "set session characteristics as transaction isolation level serializable",
     "do $$ begin end $$",

@@ -6,7 +6,8 @@
 import t from "tap";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
-import { runProgram } from "./lib/programs.ts";
+import { runProgram, scatter } from "./lib/programs.ts";
+import type { Random } from "./lib/random.ts";
 
 const programs = Number(process.env["GATEWAY_FUZZ_PROGRAMS"] ?? 40);
 const firstSeed = Number(process.env["GATEWAY_FUZZ_SEED"] ?? 1);
@@ -24,6 +25,8 @@ create table two.thing (v text, w int); insert into two.thing values ('two', 2);
 create function remember(x text) returns void language plpgsql as $$ begin perform set_config('my.memory', x, false); end $$;
 create function work(x text) returns void language plpgsql set search_path = public as $$ begin perform set_config('work_mem', x, false); end $$;
 create sequence counter;
+create text search configuration one.mine (copy = english);
+create text search configuration two.mine (copy = german);
 `;
 await postgres.sql("create database direct; \n create database pooled");
 for (const database of ["direct", "pooled"]) {
@@ -49,6 +52,13 @@ const statements = [
   "show application_name",
   "set timezone = 'Europe/Berlin'",
   "set datestyle = 'German'",
+  "set datestyle to sql",
+  "set datestyle to ymd",
+  "set local datestyle to postgres",
+  "show datestyle",
+  "reset work_mem; set work_mem = '5MB'",
+  "set default_text_search_config = mine",
+  "show default_text_search_config",
   "set application_name = 'fuzz'",
   "set search_path = one",
   "set search_path = two, public",
@@ -137,10 +147,11 @@ const startups = [
   {},
   { application_name: "app" },
   { options: "-c work_mem=8MB" },
-  { timezone: "Asia/Tokyo" },
+  { timezone: "Asia/Tokyo", datestyle: "ymd" },
 ];
 
 const fuzzed = {
+  between: (random: Random) => scatter(gateway, random),
   direct: postgres.port,
   pooled: gateway.port,
   clientCount,

@@ -20,7 +20,6 @@ export const owed = {
   closeHidden: 10,
   closeMade: 11,
   sync: 12,
-  syncHidden: 13,
   internal: 14,
   copyEnd: 15,
   /** A message that fails on the server, whose error is replaced by ours. */

@@ -55,7 +55,6 @@ export class Server extends ServerAnswers implements LinkOwner {
   cancelKey: Buffer | undefined;
   /** Cancel requests on their way to this connection's process: it must not be given to another client meanwhile. */
   cancels = 0;
-  hideReady = false;
   connectedAtMs = 0;
   usedAtMs = 0;
   endpoint: Endpoint | undefined;
@@ -112,10 +111,14 @@ export class Server extends ServerAnswers implements LinkOwner {
 
   /** A query of our own; its answers go to `done`, never to the client. */
   internal(sql: string, done: (result: InternalResult) => void): void {
+    this.unnamed = undefined; // as any simple query does
+    this.internalMessages(query(sql), done);
+  }
+
+  /** Messages of our own that bring one ReadyForQuery. */
+  internalMessages(bytes: Buffer, done: (result: InternalResult) => void): void {
     this.#internals.push({ rows: [], error: undefined, done });
     this.ring.push(owed.internal);
-    this.unnamed = undefined; // as any simple query does
-    const bytes = query(sql);
     this.link.send(bytes, 0, bytes.length);
   }
 
@@ -459,7 +462,7 @@ export class Server extends ServerAnswers implements LinkOwner {
       internal.done({ error: internal.error, rows: internal.rows });
       return;
     }
-    if (head !== owed.query && head !== owed.sync && head !== owed.functionCall && head !== owed.syncHidden) {
+    if (head !== owed.query && head !== owed.sync && head !== owed.functionCall) {
       this.broken(`ready without having been asked (${head} ${ring.length})`, end);
       return;
     }
@@ -468,9 +471,7 @@ export class Server extends ServerAnswers implements LinkOwner {
     this.copyIn = false;
     this.cancelReason = undefined;
     this.takingBack = false;
-    let hold = head === owed.syncHidden || this.hideReady;
-    this.hideReady = false;
-    if (holder?.beforeReady(status)) hold = true;
+    const hold = holder?.beforeReady(status) === true;
     this.#errored = false;
     if (holder === undefined) return;
     if (hold) this.forward(bytes, run, start);

@@ -105,16 +105,28 @@ export function enterVerbatim(client: Client, server: Server): void {
   server.internal(hasOwn ? "" : "DEALLOCATE ALL", () => {
     if (server.phase === "closed") return;
     server.forgetStatements();
-    if (client.statements !== undefined && client.statements.size > 0) {
-      for (const [name, statement] of client.statements) {
-        const parse = message(fe.parse, `${name}\0`, statement.body);
-        server.ring.push(owed.parseHidden);
-        server.link.send(parse, 0, parse.length);
-      }
-      const sync = message(fe.sync);
-      server.ring.push(owed.syncHidden);
-      server.link.send(sync, 0, sync.length);
-    }
-    client.unblock();
+    for (const [name, statement] of client.statements ?? []) makeNamed(client, server, name, statement);
+    if (server.ring.length === 0) client.unblock();
+    else server.internal("", () => server.phase !== "closed" && client.unblock());
+  });
+}
+
+/**
+ * Where its tables can't be found at present (by another search_path, say) a statement can't be prepared; on a direct
+ * connection it is there all the same. It is made when it is used; in a transaction, which a failure would end, nothing
+ * is tried that was prepared with other settings.
+ */
+function makeNamed(client: Client, server: Server, name: string, statement: Statement): void {
+  const notMade = () => {
+    client.notMade ??= new Map();
+    client.notMade.set(name, statement);
+  };
+  if (server.status !== txIdle && statement.parseKey !== client.settings.parseKey) {
+    notMade();
+    return;
+  }
+  const parse = message(fe.parse, `${name}\0`, statement.body);
+  server.internalMessages(Buffer.concat([parse, message(fe.sync)]), ({ error }) => {
+    if (error !== undefined) notMade();
   });
 }

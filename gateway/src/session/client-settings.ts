@@ -14,6 +14,7 @@ import {
   noSettings,
   nothingReported,
   type Reported,
+  setInParts,
   settingsChangeSql,
   settingsOf,
 } from "./settings.ts";
@@ -75,6 +76,7 @@ export abstract class ClientSettings extends ClientState {
 
   protected forgetStatements(server: Server): void {
     this.statements = undefined;
+    this.notMade = undefined;
     this.verbatim = false;
     this.pins &= ~pins.prepared;
     server.forgetStatements();
@@ -82,12 +84,28 @@ export abstract class ClientSettings extends ClientState {
 
   protected apply(changes: readonly Change[]): void {
     for (const change of changes) {
-      if (change !== "reset-all" && change.name.includes(".")) this.pool.noteCustomNames([change.name]);
+      if (change === "reset-all") continue;
+      if (change.name.includes(".")) this.pool.noteCustomNames([change.name]);
+      if (change.value !== null && setInParts.has(change.name)) this.#partsSet = true;
     }
     const server = this.server as Server;
     this.settings = changeSettings(this.settings, changes, this.startupSettings);
     server.settings = changeSettings(server.settings, changes, noSettings);
   }
+
+  /** Outside of a transaction: the whole of what was set in parts is what the server has reported. */
+  protected wholeOfParts(server: Server): void {
+    if (!this.#partsSet) return;
+    this.#partsSet = false;
+    const changes: Change[] = [];
+    for (const name of setInParts) {
+      const value = server.reported.get(name);
+      if (value !== undefined && this.settings.values.has(name)) changes.push({ name, value });
+    }
+    this.apply(changes);
+    this.#partsSet = false;
+  }
+  #partsSet = false;
 
   undo(name: string, statement: Statement | undefined): void {
     if (name === "") this.unnamed = statement;
@@ -101,10 +119,14 @@ export abstract class ClientSettings extends ClientState {
     this.resets = undefined;
     if (resets === undefined || this.unsynced || server.ring.length > 0) return false;
     const wanted = new Map<string, string>();
-    for (const [name, value] of this.startupSettings.values) {
-      if (resets.has("*") || resets.has(name)) wanted.set(name, value);
+    const now = changeSettings(this.settings, this.pending?.changes ?? [], this.startupSettings).values;
+    for (const name of this.startupSettings.values.keys()) {
+      const value = now.get(name);
+      if (value !== undefined && (resets.has("*") || resets.has(name))) wanted.set(name, value);
     }
     if (wanted.size === 0) return false;
+    // They are explicit from now on: at the commit nothing has to be set back once more.
+    for (const [name, value] of wanted) this.pending?.completed({ kind: "set", name, value }, false);
     this.setBack(server, settingsChangeSql(noSettings, settingsOf(wanted)), txOpen);
     return true;
   }
@@ -148,8 +170,8 @@ export abstract class ClientSettings extends ClientState {
     if (found.usedTemp) server.usedTemp = true;
     if (this.verbatim && (found.pins & pins.prepared) === 0) {
       this.verbatim = false;
-      this.statements = undefined;
-      this.unnamed = undefined;
+      this.statements = this.notMade; // the unnamed one is in no list, and lives on
+      this.notMade = undefined;
       server.forgetStatements();
     }
     const settings = settingsOf(found.settings);

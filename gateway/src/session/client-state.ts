@@ -53,6 +53,8 @@ export abstract class ClientState {
   needProbe = false;
   /** Names of prepared statements are passed on as they are: SQL PREPARE and EXECUTE can see them. */
   verbatim = false;
+  /** The client's named statements that aren't on the server all the same: they could not be prepared there. */
+  notMade: Map<string, Statement> | undefined;
   /** Extended-protocol messages were sent since the last Sync. */
   unsynced = false;
   /** Waits for a server connection, or for the settings of one: what comes is kept. */

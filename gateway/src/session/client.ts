@@ -287,6 +287,7 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       if (server.errored) pending.discard();
       else this.apply(pending.take());
     }
+    this.wholeOfParts(server);
     if (this.replay) {
       this.replay = false;
       this.makeAgain(server);

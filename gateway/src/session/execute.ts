@@ -125,7 +125,10 @@ export function handleClose(client: Client, bytes: Buffer, at: number, next: num
     client.segmentNames = true;
     const previous = name === "" ? client.unnamed : client.statements?.get(name);
     if (name === "") client.unnamed = undefined;
-    else client.statements?.delete(name);
+    else {
+      client.statements?.delete(name);
+      client.notMade?.delete(name);
+    }
     if (server !== undefined && !client.verbatim) {
       client.unsynced = true;
       server.ring.push(

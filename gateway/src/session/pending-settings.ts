@@ -52,11 +52,16 @@ export class PendingSettings {
     }
   }
 
-  /** The transaction has committed: what has changed, in order. */
-  take(): readonly Change[] {
-    const changes = this.#entries.filter(
+  /** What has changed, in order, if the transaction commits. */
+  get changes(): readonly Change[] {
+    return this.#entries.filter(
       (entry): entry is Change => typeof entry === "string" || !("savepoint" in entry),
     );
+  }
+
+  /** The transaction has committed: its changes are the session's. */
+  take(): readonly Change[] {
+    const { changes } = this;
     this.#entries = [];
     return changes;
   }

@@ -56,7 +56,8 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
     else if (server.outdated(statement, pool.host.statements.epoch))
       statement = pool.host.statements.renew(statement);
   }
-  if (name !== "" && previous !== undefined && !client.verbatim && !client.again) {
+  const isThere = !client.verbatim || client.notMade?.get(name) === previous;
+  if (name !== "" && previous !== undefined && isThere && !client.again) {
     if (!server.statements.has(statement)) {
       // Postgres looks at the name last: other errors come first.
       sendParse(server, statement);
@@ -123,6 +124,12 @@ export function nameOnServer(
       server.link.send(parse, 0, parse.length);
       server.ring.push(owed.parseHidden, undefined, statement);
       server.unnamed = statement;
+    } else if (client.notMade?.get(name) === statement) {
+      // Perhaps it was made by an earlier try.
+      const parse = Buffer.concat([closeStatement(name), message(fe.parse, `${name}\0`, statement.body)]);
+      server.link.send(parse, 0, parse.length);
+      server.ring.push(owed.closeHidden);
+      server.ring.push(owed.parseHidden);
     }
     return undefined;
   }

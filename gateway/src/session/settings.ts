@@ -71,6 +71,12 @@ function literal(text: string): string {
   return text.includes("\\") ? ` E${quoted.replaceAll("\\", "\\\\")}` : quoted;
 }
 
+/**
+ * What is set is added to what was there: DateStyle is style and order of the parts in one. (PostgreSQL has no other
+ * setting whose new value depends on its old one.) The server reports what came of it.
+ */
+export const setInParts: ReadonlySet<string> = new Set(["datestyle"]);
+
 /** SQL that turns a session with `from` into one with `to`, or "" if nothing differs. One row, to be discarded. */
 export function settingsChangeSql(from: Settings, to: Settings): string {
   if (from.same(to)) return "";
@@ -80,8 +86,11 @@ export function settingsChangeSql(from: Settings, to: Settings): string {
     if (!to.values.has(name)) resets.push(`RESET ${name.split(".").map(quoteName).join(".")}`);
   }
   for (const [name, value] of to.values) {
-    if (from.values.get(name) !== value)
-      sets.push(`pg_catalog.set_config(${literal(name)},${literal(value)},false)`);
+    const before = from.values.get(name);
+    if (before === value) continue;
+    // The parts that its value doesn't name would be those of the client before.
+    if (before !== undefined && setInParts.has(name)) resets.push(`RESET ${name}`);
+    sets.push(`pg_catalog.set_config(${literal(name)},${literal(value)},false)`);
   }
   if (sets.length > 0) resets.push(`SELECT ${sets.join(",")}`);
   return resets.join(";");

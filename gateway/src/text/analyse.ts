@@ -180,7 +180,10 @@ const nameLists = new Set([
   "temp_tablespaces",
   "local_preload_libraries",
   "session_preload_libraries",
+  "output_plugin_libraries",
 ]);
+/** Settings whose value is what they meant when they were set (a name found in that search_path). */
+const meansOfTheMoment = new Set(["default_text_search_config"]);
 /** Settings that last only as long as the transaction, however they are set. */
 const ofTransaction = new Set(["transaction_isolation", "transaction_read_only", "transaction_deferrable"]);
 
@@ -208,6 +211,10 @@ function analyseSet(node: Tree, found: Findings): Effect {
   }
   if (node["kind"] === "VAR_SET_DEFAULT" || node["kind"] === "VAR_RESET")
     return { kind: "set", name, value: null };
+  if (meansOfTheMoment.has(name)) {
+    found.probe = true;
+    return noEffect;
+  }
   const args = node["args"];
   const values = Array.isArray(args) ? args.map(constant) : [];
   if (node["kind"] !== "VAR_SET_VALUE" || values.length === 0 || values.includes(undefined)) {
@@ -253,6 +260,7 @@ function setConfigAlone(select: Tree, found: Findings): Effect | undefined {
   if (local["boolval"] === true) return noEffect;
   if (plain === "role" || plain === "session_authorization" || plain === "seed" || ofTransaction.has(plain))
     return undefined;
+  if (meansOfTheMoment.has(plain)) return undefined;
   return { kind: "set", name: plain, value: text };
 }
 
