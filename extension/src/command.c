@@ -102,6 +102,7 @@ recover_from_error(MemoryContext context, bool *is_bad_request, bool log)
 void
 command_step_all(void)
 {
+	log_scan_step();
 	operations_step(command_step);
 }
 

@@ -26,15 +26,22 @@ typedef struct TailRulesets
 } TailRulesets;
 
 /*
- * What the last fence found at the end of the log.  A log of which much isn't
- * replayed takes long to read, and without a grant nothing is added to it.
+ * What is known of the end of the log.  A log of which much isn't replayed
+ * takes long to read, and without a grant nothing is added to it: so it is
+ * read once, as soon as it stands still, in portions between which others are
+ * answered, and not only when somebody waits for it.
  */
 static struct
 {
+	QuorumLogScan *scan;		/* under way */
+	char	   *failure;		/* try again when somebody else asks */
 	TimeLineID	tli;
 	XLogRecPtr	end;
 	char	   *tail;			/* NULL: nothing is known */
 }			scanned;
+
+/* So much is read before others have their turn: takes some milliseconds. */
+#define SCAN_PORTION	(8 * 1024 * 1024)
 
 static void
 collect_ruleset(XLogReaderState *record, TimeLineID tli, void *arg)
@@ -109,6 +116,74 @@ redo_is_known(void)
 		(stat(BACKUP_LABEL_FILE, &st) != 0 && errno == ENOENT);
 }
 
+static bool
+log_stands_still(void)
+{
+	QuorumInfo	info;
+
+	QuorumGetInfo(&info);
+	return info.state == QUORUM_FENCED && RecoveryInProgress() &&
+		!WalRcvRunning() && redo_is_known();
+}
+
+static void
+scan_portion(void)
+{
+	TailRulesets tail = {.n = 0};
+	XLogRecPtr	last;
+	MemoryContext context;
+
+	if (scanned.scan == NULL)
+	{
+		context = MemoryContextSwitchTo(TopMemoryContext);
+		scanned.scan = QuorumBeginScan(RM_QUORATE_ID);
+		MemoryContextSwitchTo(context);
+	}
+	if (!QuorumScanLog(scanned.scan, SCAN_PORTION))
+		return;
+	QuorumScanResult(scanned.scan, &scanned.tli, &last, &scanned.end);
+	initStringInfo(&tail.json);
+	QuorumScanRecords(scanned.scan, collect_ruleset, &tail);
+	QuorumEndScan(scanned.scan);
+	scanned.scan = NULL;
+	scanned.tail = MemoryContextStrdup(TopMemoryContext, tail.json.data);
+	QuorumSetLogEnd(scanned.tli, scanned.end);
+}
+
+/* Is there a log to be read?  Then there's no time to sleep. */
+bool
+log_scan_wanted(void)
+{
+	return scanned.tail == NULL && scanned.failure == NULL && log_stands_still();
+}
+
+void
+log_scan_step(void)
+{
+	MemoryContext context;
+
+	if (!log_scan_wanted())
+		return;
+	context = AllocSetContextCreate(TopMemoryContext, "quorate log scan",
+									ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		scan_portion();
+	}
+	PG_CATCH();
+	{
+		bool		is_bad_request;
+		char	   *message = recover_from_error(context, &is_bad_request, true);
+
+		forget_scanned_log();
+		scanned.failure = MemoryContextStrdup(TopMemoryContext, message);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextDelete(context);
+}
+
 bool
 step_fence(Operation *op, const QuorumInfo *info)
 {
@@ -130,18 +205,13 @@ step_fence(Operation *op, const QuorumInfo *info)
 		return true;
 	}
 
-	if (WalRcvRunning() || !redo_is_known())
+	if (!log_stands_still())
 		return false;
-
+	if (scanned.failure != NULL)
+		ereport(ERROR, (errmsg("could not find the end of the log"),
+						errdetail("%s", scanned.failure)));
 	if (scanned.tail == NULL)
-	{
-		TailRulesets tail = {.n = 0};
-		XLogRecPtr	last;
-
-		initStringInfo(&tail.json);
-		QuorumFindLogEnd(&scanned.tli, &last, &scanned.end, collect_ruleset, &tail);
-		scanned.tail = MemoryContextStrdup(TopMemoryContext, tail.json.data);
-	}
+		return false;
 	QuorumSetLogEnd(scanned.tli, scanned.end);
 	answer_fence(op, scanned.tli, scanned.end, scanned.tail);
 	return true;
@@ -150,6 +220,12 @@ step_fence(Operation *op, const QuorumInfo *info)
 void
 forget_scanned_log(void)
 {
+	if (scanned.scan != NULL)
+		QuorumEndScan(scanned.scan);
+	scanned.scan = NULL;
+	if (scanned.failure != NULL)
+		pfree(scanned.failure);
+	scanned.failure = NULL;
 	if (scanned.tail != NULL)
 		pfree(scanned.tail);
 	scanned.tail = NULL;
@@ -163,6 +239,8 @@ execute_fence(Request *request)
 	if (!check_result(request->client, request->id, term, quorate_fence(term)))
 		return;
 	ereport(LOG, (errmsg("fenced at term %u", term)));
+	if (scanned.failure != NULL)
+		forget_scanned_log();
 	start_operation(request, OP_FENCE, term, 0);
 }
 

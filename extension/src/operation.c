@@ -77,6 +77,8 @@ command_poll_ms(void)
 	long		poll;
 	dlist_iter	iter;
 
+	if (log_scan_wanted())
+		return 0;
 	if (dlist_is_empty(&operations) && !in_progress)
 		return -1;
 

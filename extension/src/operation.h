@@ -51,6 +51,8 @@ extern void execute_follow(Request *request);
 extern bool step_fetch(Operation *op, const QuorumInfo *info);
 extern void execute_fetch(Request *request);
 extern void forget_scanned_log(void);
+extern bool log_scan_wanted(void);
+extern void log_scan_step(void);
 
 /* command_lead.c */
 extern bool step_elect(Operation *op, const QuorumInfo *info);

@@ -123,7 +123,8 @@ extern void quorate_drop_joint(void);
 extern uint32 quorate_rules_term(void);
 extern int	quorate_rules_text(uint32 term, char **rule, char **joint);
 
-/* rulesets (ruleset.c, ruleset_rmgr.c) */
+/* rulesets (ruleset.c, ruleset_rmgr.c); the id is the experimental one */
+#define RM_QUORATE_ID			RM_EXPERIMENTAL_ID
 extern void quorate_ruleset_load(void);
 extern bool quorate_ruleset_is_news(const RulesetId *id);
 extern bool quorate_ruleset_apply(const RulesetId *id, const char *rule, const char *text);

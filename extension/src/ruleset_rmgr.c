@@ -24,7 +24,6 @@
 #include "access/xloginsert.h"
 #include "utils/memutils.h"
 
-#define RM_QUORATE_ID			RM_EXPERIMENTAL_ID
 #define XLOG_QUORATE_RULESET	0x00
 
 /* Main data of the record; the rule and the text follow, without zero byte. */

@@ -2,7 +2,8 @@
  * A recruited node answers within 50 ms in every state of its Postgres. The medians are held to it: on a machine under
  * test any process may be stopped for longer now and then. (A Postgres that is stopped is the sidecar's business.)
  */
-import { poll, sendSignal } from "@quorate/common";
+import { poll, runAsPostgres, sendSignal } from "@quorate/common";
+import { parseLsn } from "@quorate/consensus";
 import { type Test, test } from "tap";
 import { type Cluster, expectOk, makeCluster, type Server } from "../lib/cluster.ts";
 import { freezeReceiver, majority, threeNodes, untilWaiting } from "../lib/three-nodes.ts";
@@ -124,19 +125,22 @@ async function stopStartup(server: Server, line: string): Promise<() => void> {
 }
 
 /** One node that led, wrote much since its last checkpoint, and was killed. */
-async function crashedLeader(t: Test): Promise<Server> {
-  const cluster = await makeCluster({ nodes: 1, settings: ["checkpoint_timeout = 1h"] });
+async function crashedLeader(t: Test, portions = 1): Promise<Server> {
+  const settings = ["checkpoint_timeout = 1h", "max_wal_size = 4GB"];
+  const cluster = await makeCluster({ nodes: 1, settings });
   t.teardown(() => cluster.dispose());
   const n1 = cluster.node("n1");
   await n1.start();
   await cluster.lead("n1", 2, "n1");
-  await n1.sql("create table big as select g, repeat('z', 200) from generate_series(1, 80000) g");
+  await n1.sql("create table big (g int, filler text)");
+  const insert = "insert into big select g, repeat('z', 200) from generate_series(1, 80000) g";
+  for (let i = 0; i < portions; i++) await n1.sql(insert);
   await n1.kill9();
   return n1;
 }
 
 test("a server that starts, and isn't consistent yet", async (t) => {
-  const n1 = await crashedLeader(t);
+  const n1 = await crashedLeader(t, 6);
   const goOn = await holdStartup(n1, "redo starts at", async () => !(await n1.status()).consistent);
   t.match(await n1.status(), { state: "starting", consistent: false });
   judge(t, "starting", await again(n1, 2));
@@ -144,8 +148,43 @@ test("a server that starts, and isn't consistent yet", async (t) => {
   await n1.untilStatus("is consistent", ({ consistent }) => consistent);
 });
 
+/** Status answers until the end of the log is known, from the moment on in which somebody answers. */
+async function untilLogIsKnown(server: Server): Promise<number[]> {
+  const samples: number[] = [];
+  const what = "the end of the log to be known";
+  const control = await poll(() => server.control().catch(() => undefined), { what, timeoutMs: 20_000 });
+  await poll(
+    async () => {
+      const startMs = performance.now();
+      const { status } = expectOk(await control.request({ cmd: "status" }));
+      samples.push(performance.now() - startMs);
+      return (parseLsn(status?.position?.lsn ?? "0/0") ?? 0n) > 200n * 1024n ** 2n;
+    },
+    { what, timeoutMs: 20_000, intervalMs: 1 },
+  );
+  control.close();
+  return samples;
+}
+
+test("a server that starts with much log that isn't replayed reads it ahead, and answers meanwhile", async (t) => {
+  const n1 = await crashedLeader(t, 12);
+  const fences: number[] = [];
+  const statuses: number[] = [];
+  for (let term = 2; term <= 6; term++) {
+    await n1.launch();
+    statuses.push(...(await untilLogIsKnown(n1)));
+    fences.push(await timedFence(n1, term));
+    await n1.kill9();
+  }
+  t.ok(statuses.length > 10, "others are answered between portions of the log");
+  judge(t, "much log, status meanwhile", statuses);
+  judge(t, "much log, first answer", fences);
+});
+
 test("a server that brings its data directory to disk before it begins redo", async (t) => {
   const n1 = await crashedLeader(t);
+  // it syncs these, too
+  await runAsPostgres("sh", ["-c", "mkdir filler && cd filler && seq 20000 | xargs touch"], { cwd: n1.data });
   const flushed = "database system was interrupted";
   const goOn = await holdStartup(n1, flushed, async (log) => !/redo starts at|entering standby/.test(log));
   judge(t, "before redo", await again(n1, 2));
