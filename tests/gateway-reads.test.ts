@@ -100,7 +100,6 @@ t.test(
       await connect("eventual"),
       await connect("bounded(200ms)"),
     ];
-    await bounded.query("set quorate.read_timeout = '300ms'");
     await step(session);
     await poll(async () => (await look(eventual)).n === steps || undefined, {
       what: "the followers",
@@ -115,7 +114,13 @@ t.test(
       test.equal(stale.n, before, "control: without the wait the own write is not seen");
       test.same(await look(session), { n, port: leader }, "session");
       await new Promise((resolve) => setTimeout(resolve, 300));
+      const askedMs = performance.now();
       test.same(await look(bounded), { n, port: leader }, "bounded: too old on every follower");
+      const tookMs = performance.now() - askedMs;
+      test.ok(
+        tookMs < 4_000,
+        `waited for reads.waitMs, not for proof of leadership: ${Math.round(tookMs)} ms`,
+      );
       const loose = await connect("bounded(1h)");
       const far = await poll(
         async () => {

@@ -21,7 +21,8 @@
  * harmless, because the answer was right at the time of the snapshot.  Where
  * the lease has run out, the read waits for a heartbeat.
  *
- * On a follower "quorate.max_staleness" bounds the age of what is read.
+ * On a follower "quorate.max_staleness" bounds the age of what is read; a read
+ * waits for fresher contents up to "quorate.staleness_timeout".
  *
  * Only statements that return rows of tables without writing are checked:
  * whatever writes waits for the quorum anyway.  Walsenders, background workers
@@ -67,6 +68,7 @@ int			quorate_lease_ms = 0;
 static int	read_proof = PROOF_LEASE;
 static int	read_timeout_ms = 5000;
 static int	max_staleness_ms = 0;
+static int	staleness_timeout_ms = 5000;
 
 static object_access_hook_type next_object_access = NULL;
 
@@ -115,7 +117,7 @@ read_on_follower(void)
 
 	if (max_staleness_ms == 0)
 		return true;
-	deadline = QuorumClock() + (uint64) read_timeout_ms * 1000;
+	deadline = QuorumClock() + (uint64) staleness_timeout_ms * 1000;
 	for (;;)
 	{
 		int64		age = QuorumStaleness();
@@ -143,6 +145,7 @@ quorate_check_read(void)
 			ereport(ERROR,
 					(errcode(ERRCODE_QUORATE_CANNOT_READ),
 					 errmsg("the contents of this server may be older than \"quorate.max_staleness\""),
+					 errdetail("They have not become fresher within \"quorate.staleness_timeout\"."),
 					 errhint("Read on the leader, or raise the limit.")));
 	}
 	else if (!read_on_leader())
@@ -187,7 +190,7 @@ quorate_install_reads(void)
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 	DefineCustomIntVariable("quorate.read_timeout",
-							"How long a read waits until it may be answered.",
+							"How long a read on a leader waits for proof that it still leads.",
 							NULL,
 							&read_timeout_ms, 5000, 0, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS,
@@ -196,6 +199,12 @@ quorate_install_reads(void)
 							"How old the contents of a follower may be for a read.",
 							"Counted from when the leader, with proof that it led, announced what is visible here. 0: no limit.",
 							&max_staleness_ms, 0, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("quorate.staleness_timeout",
+							"How long a read on a follower waits for contents that are fresh enough.",
+							"Fresh enough is what \"quorate.max_staleness\" says.",
+							&staleness_timeout_ms, 5000, 0, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 }

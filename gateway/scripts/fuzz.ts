@@ -15,7 +15,7 @@ const given = new Command("fuzz:gateway")
   .opts<{ minutes: string; from: string; rounds: string; transports: string }>();
 
 /** One that isn't there fails. */
-const files = ["wire-fuzz", "session-fuzz"].map((name) =>
+const files = ["wire-fuzz", "session-fuzz", "hidden-state", "settings"].map((name) =>
   path.join(repoRoot, "gateway", "test", `${name}.test.ts`),
 );
 

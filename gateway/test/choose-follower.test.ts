@@ -34,12 +34,13 @@ t.test("levels are read as the server writes them", async (t) => {
 });
 
 t.test("a change of the level changes just the settings that differ", async (t) => {
-  t.same(levelChanges({ kind: "session" }, { kind: "bounded", ms: 7 }), [
+  t.same(levelChanges({ kind: "session" }, { kind: "bounded", ms: 7 }, 300), [
     { name: "quorate.report_commit_lsn", value: null },
     { name: "quorate.report_read_lsn", value: null },
     { name: "quorate.max_staleness", value: "7" },
+    { name: "quorate.staleness_timeout", value: "300" },
   ]);
-  t.same(levelChanges({ kind: "eventual" }, { kind: "leader" }), []);
+  t.same(levelChanges({ kind: "eventual" }, { kind: "leader" }, 300), []);
 });
 
 t.test("zone, then what is applied, then load; too far behind is nobody", async (t) => {

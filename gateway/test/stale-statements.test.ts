@@ -1,5 +1,7 @@
 // Statements are shared by their texts: whoever parses one anew gets a new plan, as on a connection of its own.
 import t from "tap";
+import { message } from "../src/wire/build.ts";
+import { fe } from "../src/wire/codec.ts";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
 import { RawClient, type Received, wire } from "./lib/raw-client.ts";
@@ -157,6 +159,66 @@ t.test("rows of other types than the client was told of are never sent", async (
     "control: without the check it is sent rows of another type",
   );
   client.close();
+});
+
+t.test("parameters have the types that the client was told of", async (t) => {
+  const one = await startTestGateway({ host: "127.0.0.1", port: postgres.port }, { pool: { size: 1 } });
+  t.teardown(() => one.close());
+  const direct = await RawClient.login(postgres.port, { user: "postgres", database: "postgres" });
+  const pooled = await RawClient.login(one.port, { user: "postgres", database: "postgres" });
+  const both = [direct, pooled];
+  t.teardown(() => both.map((each) => each.close()));
+  /** An integer of four bytes, as a client sends it that was told of one. */
+  const bindInt = (name: string, value: number): Buffer => {
+    const rest = Buffer.alloc(16);
+    for (const [at, word] of [1, 1, 1].entries()) rest.writeInt16BE(word, at * 2); // one format, binary; one value
+    rest.writeInt32BE(4, 6);
+    rest.writeInt32BE(value, 10);
+    return message(fe.bind, `\0${name}\0`, rest);
+  };
+  const ask = async (client: RawClient, ...messages: Uint8Array[]): Promise<string> => {
+    client.send(...messages, wire.sync());
+    return types(await client.until(1));
+  };
+  const anew = async (type: string): Promise<void> => {
+    await postgres.sql("drop table if exists typed");
+    await postgres.sql(`create table typed (x ${type})`);
+    one.worker.pools.get("postgres\0postgres")?.reconnect();
+  };
+  const run = (value: number) => [bindInt("adds", value), wire.execute("")];
+
+  await anew("int");
+  for (const each of both)
+    t.equal(
+      await ask(each, wire.parse("adds", "insert into typed values ($1)"), wire.describe("S", "adds")),
+      "1 t n Z",
+    );
+  await anew("real");
+  for (const each of both) {
+    t.equal(await ask(each, ...run(42)), "2 C Z");
+    t.equal(await ask(each, ...run(43)), "2 C Z");
+  }
+  t.equal(await postgres.sql("select string_agg(x::text, ' ') from typed"), "42 43 42 43");
+  await pooled.query("select 1");
+  const described = async (client: RawClient): Promise<string | undefined> => {
+    client.send(wire.describe("S", "adds"), wire.sync());
+    return (await client.until(1)).find(({ type }) => type === "t")?.body.toString("hex");
+  };
+  t.equal(await described(pooled), await described(direct));
+
+  await anew("int");
+  t.equal(
+    await ask(pooled, wire.parse("more", "insert into typed values ($1)"), wire.describe("S", "more")),
+    "1 t n Z",
+  );
+  await anew("real");
+  for (const client of one.worker.clients.values()) client.toldTypes = undefined;
+  t.equal(await ask(pooled, bindInt("more", 42), wire.execute("")), "2 C Z");
+  t.not(
+    await postgres.sql("select x from typed"),
+    "42",
+    "control: without the check it is taken for another type",
+  );
 });
 
 t.teardown(() => {

@@ -165,7 +165,7 @@ test("a follower knows how old its contents are, and refuses what is older than 
   const cluster = await threeNodes(t, "2(n1,n2,n3)", leased);
   const n2 = cluster.node("n2");
   const bounded = await n2.connect("-cquorate.max_staleness=5s");
-  const strict = await n2.connect("-cquorate.max_staleness=200ms -cquorate.read_timeout=300ms");
+  const strict = await n2.connect("-cquorate.max_staleness=200ms -cquorate.staleness_timeout=300ms");
   t.equal(await count(bounded), "0");
   t.equal(await n2.value("select quorate.staleness() < interval '5 s'"), "t");
 

@@ -21,6 +21,8 @@ export interface Holder {
   undo(name: string, statement: Statement | undefined): void;
   /** The client is told of this statement's rows. */
   described(statement: Statement, shape: number): void;
+  /** The client is told of the types of this statement's parameters. */
+  describedTypes(statement: Statement, types: Buffer): void;
   /** An error has come in front of the Sync that the client has yet to send, or what it waits for is known. */
   serverSkips(): void;
   /** ReadyForQuery has come; true holds it back, the client will be told later. */

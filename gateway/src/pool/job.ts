@@ -54,6 +54,7 @@ export class Job implements Waiter {
     return true;
   }
   described(): void {}
+  describedTypes(): void {}
   serverSkips(): void {}
   afterReady(): void {}
   failingError(): Buffer {

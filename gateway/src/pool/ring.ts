@@ -105,6 +105,25 @@ export class Ring {
     return false;
   }
 
+  /**
+   * The unnamed statement is `statement` again after all before `from` has come to nothing. True if a later request has
+   * replaced it already: then that one goes back to it, if it fails in its turn.
+   */
+  restoreUnnamed(from: number, statement: Statement | undefined): boolean {
+    for (let index = from; index < this.length; index++) {
+      const kind = this.kind(index);
+      if (kind === owed.query) return true;
+      if (
+        this.name(index) !== "" ||
+        (kind !== owed.parse && kind !== owed.parseMade && kind !== owed.closeMade)
+      )
+        continue;
+      this.#previous[(this.#head + index) & this.#mask] = statement;
+      return true;
+    }
+    return false;
+  }
+
   /** Answers of our own are due. */
   get headIsMade(): boolean {
     const { head } = this;

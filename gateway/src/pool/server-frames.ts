@@ -16,6 +16,7 @@ for (const type of [
   be.notice,
   be.parameterStatus,
   be.rowDescription,
+  be.parameterDescription,
   be.parseComplete,
   be.bindComplete,
   be.closeComplete,

@@ -22,6 +22,7 @@ import { errorBytes, readError, readErrorFields, type WireError } from "../wire/
 import { rowShape } from "../wire/row-shape.ts";
 import type { Endpoint } from "./endpoint.ts";
 import type { Holder, InternalResult, ServerOwner } from "./holder.ts";
+import { Prepared } from "./prepared.ts";
 import { owed } from "./ring.ts";
 import { readRow } from "./rows.ts";
 import { ServerAnswers } from "./server-answers.ts";
@@ -34,19 +35,13 @@ type Internal = {
   done: (result: InternalResult) => void;
 };
 
-/** Shared statements on one connection. */
-const mostStatements = 500;
-
 export class Server extends ServerAnswers implements LinkOwner {
   readonly id: number;
   readonly owner: ServerOwner;
   login: ServerLogin | undefined;
   reported: Reported = nothingReported;
   settings: Settings = noSettings;
-  /** Shared statements that this connection has. */
-  readonly statements = new Set<Statement>();
-  /** The shapes of their rows here, as far as somebody had them described; only what is in `statements` counts. */
-  readonly rows = new Map<Statement, number>();
+  readonly statements = new Prepared();
   unnamed: Statement | undefined;
   status: number = txIdle;
   /** An extended-protocol error has come: the server ignores everything until Sync. */
@@ -122,57 +117,13 @@ export class Server extends ServerAnswers implements LinkOwner {
     this.link.send(bytes, 0, bytes.length);
   }
 
-  /** Its plan is stale: it will be prepared anew when it's needed. */
-  dropStatement(statement: Statement): void {
-    this.statements.delete(statement);
-    this.rows.delete(statement);
-    this.#stale ??= new Set();
-    this.#stale.add(statement);
-  }
-  #stale: Set<Statement> | undefined;
-
   /** Closes all shared statements. */
   closeShared(): void {
-    for (const { serverName } of new Set([...this.statements, ...(this.#stale ?? [])])) {
+    for (const { serverName } of this.statements.takeAll()) {
       const close = closeStatement(serverName.toString());
       this.ring.push(owed.closeHidden);
       this.link.send(close, 0, close.length);
     }
-    this.forgetStatements();
-    this.#stale = undefined;
-  }
-
-  /** None of them is there any more. */
-  forgetStatements(): void {
-    this.statements.clear();
-    this.rows.clear();
-  }
-
-  /** It was prepared here before definitions changed: who parses it anew must not get the old plan. */
-  outdated(statement: Statement, epoch: number): boolean {
-    if (this.#epoch !== epoch) {
-      this.#epoch = epoch;
-      this.#suspects = new Set(this.statements);
-    }
-    return this.#suspects?.delete(statement) ?? false;
-  }
-  #epoch = 0;
-  #suspects: Set<Statement> | undefined;
-
-  /** The oldest shared statement, when there are too many; no longer one of this connection's. */
-  evict(): Statement | undefined {
-    if (this.statements.size < mostStatements) return undefined;
-    for (const oldest of this.statements) {
-      this.statements.delete(oldest);
-      this.rows.delete(oldest);
-      return oldest;
-    }
-    return undefined;
-  }
-
-  /** True, once, for a statement whose old plan is still there under its name. */
-  takeStale(statement: Statement): boolean {
-    return this.#stale?.delete(statement) ?? false;
   }
 
   /** Answers of our own that are due now. */
@@ -249,10 +200,16 @@ export class Server extends ServerAnswers implements LinkOwner {
         if (head === owed.describeHidden) return this.#describedHidden(1);
         if (head === owed.describe) ring.pop();
         return this.prelude();
-      case be.parameterDescription:
+      case be.parameterDescription: {
+        const statement = ring.statement(0);
+        if (statement !== undefined) {
+          const types = this.statements.noteTypes(statement, bytes, start, end);
+          if (head === owed.describe && types !== undefined) this.holder?.describedTypes(statement, types);
+        }
         if (head === owed.describeHidden) return false;
         this.answersSeen++;
         return true;
+      }
       case be.rowDescription: {
         const shape = rowShape(bytes, start, end);
         if (head === owed.describeHidden) return this.#describedHidden(shape);
@@ -260,8 +217,7 @@ export class Server extends ServerAnswers implements LinkOwner {
           const statement = ring.statement(0);
           ring.pop();
           if (statement !== undefined) {
-            if (this.rows.get(statement) !== shape && this.statements.has(statement))
-              this.rows.set(statement, shape);
+            this.statements.noteRows(statement, shape);
             this.holder?.described(statement, shape);
           }
         }
@@ -308,7 +264,7 @@ export class Server extends ServerAnswers implements LinkOwner {
 
   /** Its rows are known here now: the client that waits for that goes on. */
   #describedHidden(shape: number): boolean {
-    this.rows.set(this.ring.statement(0) as Statement, shape);
+    this.statements.noteRows(this.ring.statement(0) as Statement, shape);
     this.ring.pop();
     this.skipsFrom = this.holder;
     return false;
@@ -420,22 +376,24 @@ export class Server extends ServerAnswers implements LinkOwner {
     const { ring, holder } = this;
     const sync = ring.find(owed.sync);
     const skipped = sync < 0 ? ring.length : sync;
+    let unnamed: { readonly was: Statement | undefined } | undefined;
     for (let index = skipped - 1; index >= 0; index--) {
       const kind = ring.kind(index);
       const statement = ring.statement(index);
       if (kind === owed.parse || kind === owed.parseHidden) {
         if (statement !== undefined) {
-          this.dropStatement(statement); // an older one may be there yet: its Close was ignored as well
+          this.statements.drop(statement); // an older one may be there yet: its Close was ignored as well
           if (this.unnamed === statement) this.unnamed = undefined;
         }
       }
       const name = ring.name(index);
       if (name !== undefined && kind !== owed.bind && kind !== owed.describe) {
         // A Parse that failed has dropped the unnamed statement all the same.
-        const previous = index === 0 && name === "" ? undefined : ring.previous(index);
-        holder?.undo(name, previous);
+        if (name === "") unnamed = { was: index === 0 ? undefined : ring.previous(index) };
+        else holder?.undo(name, ring.previous(index));
       }
     }
+    if (unnamed !== undefined && !ring.restoreUnnamed(skipped, unnamed.was)) holder?.undo("", unnamed.was);
     const first = ring.head;
     for (let index = 0; index < skipped; index++) {
       if ((index > 0 || first !== owed.failing) && ring.head === owed.failing) holder?.failingError();

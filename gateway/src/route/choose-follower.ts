@@ -31,8 +31,8 @@ export function parseReadLevel(text: string | undefined): ReadLevel {
 export const sameLevel = (a: ReadLevel, b: ReadLevel): boolean =>
   a.kind === b.kind && (a.kind !== "bounded" || (b.kind === "bounded" && a.ms === b.ms));
 
-/** Settings that the server needs for this level: reports of positions, or a limit of age. */
-function levelSettings(level: ReadLevel): ReadonlyMap<string, string> {
+/** Settings that the server needs for this level: reports of positions, or a limit of age and how long to wait for it. */
+function levelSettings(level: ReadLevel, waitMs: number): ReadonlyMap<string, string> {
   switch (level.kind) {
     case "session":
       return new Map([
@@ -40,7 +40,10 @@ function levelSettings(level: ReadLevel): ReadonlyMap<string, string> {
         ["quorate.report_read_lsn", "on"],
       ]);
     case "bounded":
-      return new Map([["quorate.max_staleness", String(level.ms)]]);
+      return new Map([
+        ["quorate.max_staleness", String(level.ms)],
+        ["quorate.staleness_timeout", String(waitMs)],
+      ]);
     default:
       return new Map();
   }
@@ -50,9 +53,10 @@ function levelSettings(level: ReadLevel): ReadonlyMap<string, string> {
 export function levelChanges(
   from: ReadLevel,
   to: ReadLevel,
+  waitMs: number,
 ): readonly { readonly name: string; readonly value: string | null }[] {
-  const wanted = levelSettings(to);
-  const gone = [...levelSettings(from).keys()].filter((name) => !wanted.has(name));
+  const wanted = levelSettings(to, waitMs);
+  const gone = [...levelSettings(from, waitMs).keys()].filter((name) => !wanted.has(name));
   return [
     ...gone.map((name) => ({ name, value: null })),
     ...[...wanted].map(([name, value]) => ({ name, value })),

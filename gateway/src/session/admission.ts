@@ -104,29 +104,38 @@ export function enterVerbatim(client: Client, server: Server): void {
   if (hasOwn) server.closeShared();
   server.internal(hasOwn ? "" : "DEALLOCATE ALL", () => {
     if (server.phase === "closed") return;
-    server.forgetStatements();
-    for (const [name, statement] of client.statements ?? []) makeNamed(client, server, name, statement);
-    if (server.ring.length === 0) client.unblock();
-    else server.internal("", () => server.phase !== "closed" && client.unblock());
+    server.statements.clear();
+    makeNamed(client, server, [...(client.statements ?? [])].reverse());
   });
 }
 
 /**
- * Where its tables can't be found at present (by another search_path, say) a statement can't be prepared; on a direct
- * connection it is there all the same. It is made when it is used; in a transaction, which a failure would end, nothing
- * is tried that was prepared with other settings.
+ * The client's named statements, the last of `left` first. Where its tables can't be found at present (by another
+ * search_path, say) one can't be prepared; on a direct connection it is there all the same. It is made when it is used.
  */
-function makeNamed(client: Client, server: Server, name: string, statement: Statement): void {
-  const notMade = () => {
-    client.notMade ??= new Map();
-    client.notMade.set(name, statement);
-  };
-  if (server.status !== txIdle && statement.parseKey !== client.settings.parseKey) {
-    notMade();
+function makeNamed(client: Client, server: Server, left: [string, Statement][]): void {
+  const [name, statement] = left.pop() ?? [];
+  if (name === undefined || statement === undefined) {
+    client.unblock();
     return;
   }
-  const parse = message(fe.parse, `${name}\0`, statement.body);
-  server.internalMessages(Buffer.concat([parse, message(fe.sync)]), ({ error }) => {
-    if (error !== undefined) notMade();
+  const more = () => {
+    if (server.phase !== "closed") makeNamed(client, server, left);
+  };
+  // A failure would end an open transaction.
+  const guarded = server.status !== txIdle;
+  if (guarded) server.internal(`SAVEPOINT ${guard}`, () => {});
+  const parse = Buffer.concat([message(fe.parse, `${name}\0`, statement.body), message(fe.sync)]);
+  server.internalMessages(parse, ({ error }) => {
+    if (server.phase === "closed") return;
+    if (error !== undefined) {
+      client.notMade ??= new Map();
+      client.notMade.set(name, statement);
+    }
+    if (guarded)
+      server.internal(`${error === undefined ? "" : `ROLLBACK TO ${guard};`}RELEASE ${guard}`, more);
+    else more();
   });
 }
+
+const guard = "__quorate_named";

@@ -40,7 +40,8 @@ export abstract class ClientSettings extends ClientState {
   /** The server gets the settings that go with it before the client hears of the change. */
   protected setLevel(level: ReadLevel): void {
     if (sameLevel(level, this.level)) return;
-    this.settings = changeSettings(this.settings, levelChanges(this.level, level), noSettings);
+    const changes = levelChanges(this.level, level, this.pool.readWaitMs);
+    this.settings = changeSettings(this.settings, changes, noSettings);
     this.level = level;
     this.routes = this.readOnly || level.kind !== "leader";
   }
@@ -79,7 +80,7 @@ export abstract class ClientSettings extends ClientState {
     this.notMade = undefined;
     this.verbatim = false;
     this.pins &= ~pins.prepared;
-    server.forgetStatements();
+    server.statements.clear();
   }
 
   protected apply(changes: readonly Change[]): void {
@@ -172,7 +173,7 @@ export abstract class ClientSettings extends ClientState {
       this.verbatim = false;
       this.statements = this.notMade; // the unnamed one is in no list, and lives on
       this.notMade = undefined;
-      server.forgetStatements();
+      server.statements.clear();
     }
     const settings = settingsOf(found.settings);
     server.settings = settings;

@@ -41,6 +41,8 @@ export abstract class ClientState {
   unnamed: Statement | undefined;
   /** The shapes of rows that the client was told of. */
   told: Map<Statement, number> | undefined;
+  /** The types of parameters that the client was told of. */
+  toldTypes: Map<Statement, Buffer> | undefined;
   /** The statement whose rows were asked for on the server, for this client's next message. */
   asked: Statement | undefined;
   portals: Map<string, Statement> | undefined;
@@ -112,8 +114,25 @@ export abstract class ClientState {
     this.told.set(statement, shape);
   }
 
+  describedTypes(statement: Statement, types: Buffer): void {
+    this.toldTypes ??= new Map();
+    if (this.toldTypes.size >= mostTold) this.toldTypes.clear();
+    this.toldTypes.set(statement, types);
+  }
+
   forgetTold(statement: Statement): void {
     if (this.told?.delete(statement)) this.#toldLast = undefined;
+    this.toldTypes?.delete(statement);
+  }
+
+  /** Another statement takes the place of one: the client's names, and what it was told, are that one's now. */
+  exchange(old: Statement, made: Statement): void {
+    if (this.unnamed === old) this.unnamed = made;
+    for (const [name, each] of this.statements ?? []) if (each === old) this.statements?.set(name, made);
+    const [shape, types] = [this.told?.get(old), this.toldTypes?.get(old)];
+    if (shape !== undefined) this.told?.set(made, shape);
+    if (types !== undefined) this.toldTypes?.set(made, types);
+    this.forgetTold(old);
   }
 
   constructor(

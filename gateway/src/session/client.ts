@@ -502,7 +502,7 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       this.verbatim = false;
       server.internal("DISCARD ALL", (result) => {
         if (server.phase === "closed") return;
-        server.forgetStatements();
+        server.statements.clear();
         server.settings = noSettings;
         if (result.error !== undefined) server.close("its session can't be cleaned");
         else this.#leave();

@@ -1,5 +1,5 @@
 /**
- * What a client was told of a statement's rows must hold on every server connection. PostgreSQL refuses to run a plan
+ * What a client was told of a statement's rows and parameters must hold on every server connection. PostgreSQL refuses to run a plan
  * whose rows aren't those that it was prepared for; a statement that we prepare on another connection after its tables
  * have changed would give other rows without a word. So who has had a description and comes to a connection whose rows
  * are unknown waits, once, for a description there.
@@ -10,7 +10,7 @@ import type { Statement } from "../pool/statements.ts";
 import { describeStatement, flushBytes } from "../wire/build.ts";
 import { wireError } from "../wire/errors.ts";
 import type { Client } from "./client.ts";
-import { blocked, done, fail, type Outcome } from "./outcome.ts";
+import { blocked, fail, type Outcome } from "./outcome.ts";
 import { sendParse } from "./prepare.ts";
 
 /** As PostgreSQL says it, by a routine that drivers look for. */
@@ -18,33 +18,57 @@ const changed = wireError("ERROR", "0A000", "cached plan must not change result 
   routine: "RevalidateCachedQuery",
 });
 
-/** `done`: the rows are those that the client knows, or it knows of none; undefined: the request has failed. */
-export function rowsAsTold(
+/** Whether it was told of anything. */
+export const toldOf = ({ told, toldTypes }: Client): boolean => told !== undefined || toldTypes !== undefined;
+
+/**
+ * The statement to use, whose rows and parameters are those that the client knows, if it knows of any; or what became of
+ * the message.
+ */
+export function asTold(
   client: Client,
   server: Server,
   statement: Statement,
   name: string,
-): Outcome | undefined {
-  const told = client.told?.get(statement);
-  if (told === undefined || client.verbatim) return done;
+): Statement | Outcome {
+  const rows = client.told?.get(statement);
+  const types = client.toldTypes?.get(statement);
+  if ((rows === undefined && types === undefined) || client.verbatim) return statement;
   const here = server.statements.has(statement);
-  if (name === "" && (client.parsedUnnamed || (!here && server.unnamed === statement))) return done;
-  const rows = here ? server.rows.get(statement) : undefined;
+  if (name === "" && (client.parsedUnnamed || (!here && server.unnamed === statement))) return statement;
+  const rowsHere = here ? server.statements.rows(statement) : undefined;
+  const typesHere = here ? server.statements.types(statement) : undefined;
   const asked = client.asked === statement;
   client.asked = undefined;
-  if (rows === told) return done;
-  if (rows !== undefined) {
-    server.dropStatement(statement);
+  if (types !== undefined && typesHere !== undefined && types !== typesHere && !types.equals(typesHere)) {
+    const typed = withTypes(client, statement, types);
+    if (typed !== statement) {
+      client.exchange(statement, typed);
+      return asTold(client, server, typed, name);
+    }
+  }
+  const rowsKnown = rows === undefined || rows === rowsHere;
+  if (rowsKnown && (types === undefined || typesHere !== undefined)) return statement;
+  if (!rowsKnown && rowsHere !== undefined) {
+    server.statements.drop(statement);
     if (asked) {
       const { statements } = client.pool.host;
       statements.epoch++; // whoever parses it from now on gets a new one
       statements.renew(statement);
-      fail(client, server, changed);
-      return undefined;
+      return fail(client, server, changed);
     }
   }
-  ask(client, server, statement, here && rows === undefined);
+  ask(client, server, statement, server.statements.has(statement));
   return blocked;
+}
+
+/**
+ * The server has found other types for the parameters than the client was told. PostgreSQL keeps those that it found
+ * first, so they are given to it here.
+ */
+function withTypes(client: Client, { body, parseKey, plan }: Statement, types: Buffer): Statement {
+  const typed = Buffer.concat([body.subarray(0, body.indexOf(0) + 1), types]);
+  return client.pool.host.statements.intern(typed, 0, typed.length, parseKey, () => plan);
 }
 
 function ask(client: Client, server: Server, statement: Statement, prepared: boolean): void {

@@ -5,7 +5,7 @@ import { closeCompleteBytes } from "../wire/build.ts";
 import { fe, putInt32, zeroAt } from "../wire/codec.ts";
 import { mustDrain, note } from "./admission.ts";
 import type { Client } from "./client.ts";
-import { rowsAsTold } from "./descriptions.ts";
+import { asTold, toldOf } from "./descriptions.ts";
 import { keep } from "./kept-request.ts";
 import { blocked, done, incomplete, malformed, type Outcome, sendBeginning } from "./outcome.ts";
 import { nameOnServer, scratch, unknownStatement } from "./prepare.ts";
@@ -20,15 +20,16 @@ export function handleBind(client: Client, bytes: Buffer, at: number, next: numb
   if (server === undefined) return blocked;
   if (server.skipping) return done;
   const name = nameEnd === portalEnd + 1 ? "" : bytes.latin1Slice(portalEnd + 1, nameEnd);
-  const statement = name === "" ? client.unnamed : client.statements?.get(name);
+  let statement = name === "" ? client.unnamed : client.statements?.get(name);
   if (mustDrain(client, server, name, statement)) return blocked;
   if (statement === undefined && !client.verbatim) {
     if (next > end) return incomplete;
     return unknownStatement(client, server, bytes.utf8Slice(portalEnd + 1, nameEnd));
   }
-  if (client.told !== undefined && statement !== undefined) {
-    const outcome = rowsAsTold(client, server, statement, name);
-    if (outcome !== done) return outcome ?? done;
+  if (statement !== undefined && toldOf(client)) {
+    const found = asTold(client, server, statement, name);
+    if (typeof found === "number") return found;
+    statement = found;
   }
   keep(client, server, bytes, at, next, end);
   client.unsynced = true;
@@ -70,9 +71,10 @@ export function handleDescribe(client: Client, bytes: Buffer, at: number, next: 
     if (mustDrain(client, server, name, statement)) return blocked;
     if (statement === undefined && !client.verbatim)
       return unknownStatement(client, server, bytes.utf8Slice(at + 6, nameEnd));
-    if (client.told !== undefined && statement !== undefined) {
-      const outcome = rowsAsTold(client, server, statement, name);
-      if (outcome !== done) return outcome ?? done;
+    if (statement !== undefined && toldOf(client)) {
+      const found = asTold(client, server, statement, name);
+      if (typeof found === "number") return found;
+      statement = found;
     }
     if (statement !== undefined) serverName = nameOnServer(client, server, statement, name);
   } else

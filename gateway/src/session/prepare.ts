@@ -52,8 +52,8 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
   const previous = name === "" ? client.unnamed : client.statements?.get(name);
   // A failed transaction accepts no Parse: only the server can say so.
   if (!client.verbatim && server.statements.has(statement)) {
-    if (server.status === txFailed) server.dropStatement(statement);
-    else if (server.outdated(statement, pool.host.statements.epoch))
+    if (server.status === txFailed) server.statements.drop(statement);
+    else if (server.statements.outdated(statement, pool.host.statements.epoch))
       statement = pool.host.statements.renew(statement);
   }
   const isThere = !client.verbatim || client.notMade?.get(name) === previous;
@@ -87,13 +87,13 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
 
 export function sendParse(server: Server, statement: Statement): void {
   const { serverName, body } = statement;
-  const evicted = server.evict();
+  const evicted = server.statements.evict();
   if (evicted !== undefined) {
     const close = closeStatement(evicted.serverName.toString());
     server.ring.push(owed.closeHidden);
     server.link.send(close, 0, close.length);
   }
-  if (server.takeStale(statement)) {
+  if (server.statements.takeStale(statement)) {
     const close = closeStatement(serverName.toString());
     server.ring.push(owed.closeHidden);
     server.link.send(close, 0, close.length);
@@ -105,7 +105,6 @@ export function sendParse(server: Server, statement: Statement): void {
   server.link.send(scratch, 0, 6 + serverName.length);
   server.link.send(body, 0, body.length);
   server.statements.add(statement);
-  server.rows.delete(statement);
 }
 
 export const nameless: Buffer = Buffer.alloc(0);
