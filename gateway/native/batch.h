@@ -25,12 +25,6 @@ enum
 	FREE = 0, LISTENING, CONNECTING, OPEN, CLOSING, DEAD
 };
 
-/* Who receives for a connection: we, when epoll tells; soon the kernel; it; it, but is to stop. See uring.c. */
-enum
-{
-	NOT_STREAMED = 0, CHOSEN, STREAMED, LEAVING
-};
-
 #define MAX_EVENTS 256
 #define MAX_ACCEPTS 32
 #define RECV_BYTES (64 * 1024)
@@ -41,7 +35,6 @@ enum
 #define OUTER UINT32_MAX
 
 typedef struct Tls Tls;
-typedef struct Uring Uring;
 
 typedef struct
 {
@@ -50,11 +43,6 @@ typedef struct
 	uint8_t		paused;
 	uint8_t		high;			/* more than HIGH_MARK was queued: tell when it's gone */
 	uint8_t		again;			/* is in the list of those that have more without epoll knowing it */
-	uint8_t		stream;
-	uint8_t		calm;			/* small pieces in a row */
-	uint8_t		sending;		/* a send is in the batch */
-	uint8_t		watched;		/* is in the epoll set */
-	uint32_t	serial;			/* of its receive in the kernel */
 	uint32_t	interest;		/* as epoll has it */
 	Tls		   *tls;
 	char	   *queue;			/* what the socket has not taken */
@@ -67,7 +55,6 @@ typedef struct
 {
 	napi_env	env;
 	napi_ref	wake;
-	Uring	   *uring;			/* NULL: epoll for all */
 	void	   *loop;
 	void	   *check;			/* where the loop waits, see loop.c */
 	void	   *idle;
@@ -99,9 +86,7 @@ extern void conn_drop(Batch *b, int32_t id, bool close_fd);
 extern void conn_watch(Batch *b, int32_t id);
 extern void conn_read_again(Batch *b, int32_t id);
 extern void conn_free_dead(Batch *b);
-extern void send_range(Batch *b, int32_t range);
 extern void send_ranges(Batch *b, int32_t count);
-extern void send_went(Batch *b, int32_t range, ssize_t sent);
 extern int32_t flush_queue(Batch *b, int32_t id, int32_t n);
 extern int32_t put_event(Batch *b, int32_t n, int32_t kind, int32_t id, int32_t start, int32_t end);
 extern int32_t receive(Batch *b, int32_t id, int32_t n);
@@ -111,16 +96,6 @@ extern int32_t take_ready(Batch *b, const struct epoll_event *ready, int count, 
 extern bool loop_start(Batch *b);
 extern void loop_run(Batch *b, bool on);
 extern void loop_stop(Batch *b);
-
-/* uring.c */
-extern bool uring_start(Batch *b, size_t most_ranges);
-extern void uring_stop(Batch *b);
-extern void uring_consider(Batch *b, int32_t id, size_t length);
-extern void uring_leave(Batch *b, int32_t id);
-extern void uring_drop(Batch *b, int32_t id);
-extern void uring_send(Batch *b, int32_t count);
-extern void uring_settle(Batch *b);
-extern int32_t uring_wait(Batch *b, int timeout_ms, struct epoll_event *ready, int *count, bool *something);
 
 /* sockets.c */
 extern int	socket_listen(const char *host, int port, int backlog, bool reuse_port);

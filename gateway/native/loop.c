@@ -10,7 +10,7 @@
  * is due, or a watcher was added, which makes the timeout 0), we go back to it.
  *
  * A turn: receive into the input area, call JavaScript once, send what it has put into
- * the output area.  Where the kernel has io_uring, the waiting is done there, see uring.c.
+ * the output area.
  */
 #define _GNU_SOURCE
 #include "batch.h"
@@ -63,62 +63,43 @@ take_again(Batch *b, int32_t n)
 	return n;
 }
 
-/* Waits, and receives: how many events JavaScript gets. `back`: libuv has something, or nothing has come in time. */
-static int32_t
-wait_turn(Batch *b, int timeout_ms, bool *back)
-{
-	struct epoll_event ready[MAX_EVENTS];
-	bool		something;
-	int			count;
-	int32_t		events;
-
-	if (b->uring != NULL)
-		events = uring_wait(b, timeout_ms, ready, &count, &something);
-	else
-	{
-		count = epoll_wait(b->epoll, ready, MAX_EVENTS, b->again_count > 0 ? 0 : timeout_ms);
-		something = count > 0;
-		conn_free_dead(b);
-		b->in_used = 0;
-		events = 0;
-	}
-	*back = timeout_ms == 0 || !something;
-	for (int i = 0; i < count; i++)
-		*back |= ready[i].data.u32 == OUTER;
-	events = take_again(b, events);
-	if (count > 0)
-		events = take_ready(b, ready, count, events);
-	return events;
-}
-
 static void
 on_check(void *handle)
 {
 	Batch	   *b = uv_handle_get_data(handle);
-	bool		back = false;
+	struct epoll_event ready[MAX_EVENTS];
 
-	while (b->running && !back)
+	while (b->running)
 	{
-		int			timeout_ms;
+		bool		outer = false;
+		int			timeout_ms,
+					count;
+		int32_t		events;
 
 		uv_update_time(b->loop);
 		uv_idle_stop(b->idle);	/* it would make the timeout 0 */
 		timeout_ms = uv_backend_timeout(b->loop);
 		uv_idle_start(b->idle, nothing);
-		b->counts[0] = wait_turn(b, timeout_ms, &back);
-		if (b->counts[0] == 0)
-			continue;
-		b->counts[1] = 0;
-		call_javascript(b);
-		if (b->uring != NULL)
-			uring_send(b, b->counts[1]);
-		else
+		count = epoll_wait(b->epoll, ready, MAX_EVENTS, b->again_count > 0 ? 0 : timeout_ms);
+		for (int i = 0; i < count; i++)
+			outer |= ready[i].data.u32 == OUTER;
+
+		conn_free_dead(b);
+		b->in_used = 0;
+		events = take_again(b, 0);
+		if (count > 0)
+			events = take_ready(b, ready, count, events);
+		if (events > 0)
+		{
+			b->counts[0] = events;
+			b->counts[1] = 0;
+			call_javascript(b);
 			send_ranges(b, b->counts[1]);
-		b->counts[1] = 0;
+			b->counts[1] = 0;
+		}
+		if (outer || timeout_ms == 0 || count <= 0)
+			break;
 	}
-	/* Whoever runs next may close what is to be sent to, and write where it lies. */
-	if (b->uring != NULL)
-		uring_settle(b);
 }
 
 bool
@@ -156,8 +137,6 @@ loop_run(Batch *b, bool on)
 	{
 		uv_check_stop(b->check);
 		uv_idle_stop(b->idle);
-		if (b->uring != NULL)
-			uring_settle(b);	/* what was closed last */
 	}
 }
 

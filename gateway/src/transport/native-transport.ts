@@ -28,13 +28,10 @@ type Addon = {
     events: ArrayBuffer,
     queued: ArrayBuffer,
     counts: ArrayBuffer,
-    uring: number,
   ): Instance;
 };
 
 type Instance = {
-  /** 1: the kernel's io_uring is used. */
-  readonly uring: number;
   send(ranges: number): void;
   listen(host: string, port: number, backlog: number, reusePort: number): number;
   port(id: number): number;
@@ -50,8 +47,7 @@ type Instance = {
 
 const event = { accept: 1, connected: 2, data: 3, drain: 4, closed: 5, secure: 6 } as const;
 
-/** With io_uring the addon gives about half of it to the kernel as buffers. */
-const inputBytes = 2304 * 1024;
+const inputBytes = 1024 * 1024;
 const outputBytes = 512 * 1024;
 const mostRanges = 8192;
 const mostEvents = 1024;
@@ -96,12 +92,12 @@ export class NativeTransport implements Transport {
   static #ofThread: NativeTransport | undefined;
 
   /** One per thread: only one can be where the thread's loop waits. */
-  static get(file: string, onBug: (error: unknown) => void, uring = true): NativeTransport {
-    NativeTransport.#ofThread ??= new NativeTransport(file, onBug, uring);
+  static get(file: string, onBug: (error: unknown) => void): NativeTransport {
+    NativeTransport.#ofThread ??= new NativeTransport(file, onBug);
     return NativeTransport.#ofThread;
   }
 
-  private constructor(file: string, onBug: (error: unknown) => void, uring: boolean) {
+  private constructor(file: string, onBug: (error: unknown) => void) {
     this.#onBug = onBug;
     this.#net = new NetTransport(onBug);
     const input = new ArrayBuffer(inputBytes);
@@ -117,13 +113,7 @@ export class NativeTransport implements Transport {
     this.queued = new Uint32Array(queued);
     this.#counts = new Int32Array(counts);
     const addon = createRequire(import.meta.url)(file) as Addon;
-    const wake = () => this.#wake();
-    this.#addon = addon.start(wake, input, output, ranges, events, queued, counts, uring ? 1 : 0);
-  }
-
-  /** Whether the kernel's io_uring is used. */
-  get uring(): boolean {
-    return this.#addon.uring === 1;
+    this.#addon = addon.start(() => this.#wake(), input, output, ranges, events, queued, counts);
   }
 
   /** One turn: the addon has received, and will send what is listed at the end. */
@@ -375,10 +365,9 @@ export class NativeTransport implements Transport {
   }
 
   /** Gives the connection to Node's own sockets. */
-  toNet(link: NativeLink): NetLink | undefined {
+  toNet(link: NativeLink): NetLink {
     this.#flush();
     const fd = this.#addon.release(link.id);
-    if (fd < 0) return undefined; // nobody asks for TLS in so many pieces
     this.forget(link.id);
     const moved = new NetLink(this.#net);
     const socket = new net.Socket({ fd, readable: true, writable: true });
@@ -513,10 +502,6 @@ export class NativeLink implements ServerSideLink {
     this.#secure = secure;
     if (this.#transport.startTls(this.id, context, already)) return;
     const moved = this.#transport.toNet(this);
-    if (moved === undefined) {
-      this.fail("TLS began too late");
-      return;
-    }
     this.#moved = moved;
     moved.owner = this.#owner;
     moved.startTls(context, already, () => secure(this));
