@@ -87,6 +87,8 @@ export interface FenceReport {
   /** Which life of the node reports. The core adds it; Postgres doesn't know. */
   readonly incarnation?: string;
   readonly leaseMs?: number;
+  /** For how long its Postgres has been running; 0 while it isn't consistent. Absent: long. */
+  readonly upMs?: number;
 }
 
 export type ControlResult =

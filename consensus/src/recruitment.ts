@@ -36,6 +36,8 @@ export interface Report {
   readonly incarnation?: string;
   /** For how much longer a leader may answer reads by what this node confirmed (leaseLeftMs). Absent: 0. */
   readonly leaseMs?: number;
+  /** For how long its Postgres has been running; 0 while it isn't consistent. Absent: long. */
+  readonly upMs?: number;
 }
 
 /** `recordedAt`: term and end of its record, as far as the node tells. */
@@ -101,7 +103,8 @@ export function reportFrom(
   fence: FenceReport,
   read: (text: RulesetText) => RecordedRuleset,
 ): Report {
-  const { position, commitLsn, ruleset, tailRulesets, inRecovery = true, leaseMs = 0, incarnation } = fence;
+  const { position, commitLsn, ruleset, tailRulesets, inRecovery = true, leaseMs = 0 } = fence;
+  const { incarnation, upMs } = fence;
   return {
     node,
     position,
@@ -111,6 +114,7 @@ export function reportFrom(
     inRecovery,
     leaseMs,
     ...(incarnation === undefined ? {} : { incarnation }),
+    ...(upMs === undefined ? {} : { upMs }),
   };
 }
 
@@ -153,6 +157,7 @@ export interface JudgeInput {
  * The validation of a leader change. When the candidate would have to fetch what only some of the recruited nodes hold,
  * a smaller set is looked for that is valid without them, as if they had not answered: what they hold beyond it was
  * never durable, and they may be out of the candidate's reach (a leader whose replication is cut off answers us, too).
+ * Where there is none, the newest log comes before steadiness: the candidate rather waits for itself than for another.
  */
 export function judge(input: JudgeInput): Verdict {
   const all = judgeSet(input);
@@ -167,11 +172,11 @@ export function judge(input: JudgeInput): Verdict {
       return verdict;
     }
   }
-  return all;
+  return judgeSet(input, { steadyFirst: false });
 }
 
 /** Everything is checked against every ruleset that may count. */
-function judgeSet({ reports, newRuleset, wish = {} }: JudgeInput): Verdict {
+function judgeSet({ reports, newRuleset, wish = {} }: JudgeInput, order: RankOrder = {}): Verdict {
   const newest = mostAdvanced(reports);
   if (newest === null) {
     return { ok: false, rulesets: [], newest, shortages: [{ kind: "no_report" }] };
@@ -186,7 +191,7 @@ function judgeSet({ reports, newRuleset, wish = {} }: JudgeInput): Verdict {
   const shortages: Shortage[] = rulesets.flatMap((ruleset) =>
     revocationShortages(ruleset, countedUnder(ruleset, reports)),
   );
-  const candidates = rankCandidates(rulesets, reports, wish);
+  const candidates = rankCandidates(rulesets, reports, wish, order);
   const candidate = candidates[0];
   if (candidate === undefined) {
     shortages.push({ kind: "candidacy", candidates: candidateShortages(rulesets, reports, wish) });
@@ -267,11 +272,30 @@ function candidateShortages(
     .filter((problem) => wish.only !== undefined || problem.why !== "not_eligible");
 }
 
-/** The valid candidates, best first: no restart needed, newest log, the wished zone, priority, id. */
+/**
+ * A Postgres that has just been started may not be consistent for a long time, has cold caches, and may fail again by what
+ * it failed by before. Just: a moment ago, and much later than another one.
+ */
+const steadyMs = 10_000;
+
+function steadyOnes(reports: Reports): ReadonlySet<Report> {
+  const all = [...reports.values()];
+  const longestMs = Math.max(...all.map(({ upMs = steadyMs }) => upMs));
+  const enoughMs = Math.min(steadyMs, longestMs / 2);
+  return new Set(all.filter(({ upMs = steadyMs }) => upMs >= enoughMs));
+}
+
+export interface RankOrder {
+  /** Whether steadiness comes before the newest log. Absent: yes. */
+  readonly steadyFirst?: boolean;
+}
+
+/** The valid candidates, best first: no restart needed, steady, newest log, the wished zone, priority, id. */
 export function rankCandidates(
   rulesets: readonly Ruleset[],
   reports: Reports,
   wish: CandidateWish,
+  { steadyFirst = true }: RankOrder = {},
 ): Report[] {
   const places = new Map<NodeId, CohortNode>();
   for (const ruleset of rulesets) {
@@ -280,6 +304,8 @@ export function rankCandidates(
     }
   }
   const ready = (report: Report) => (report.inRecovery === false ? 0 : 1);
+  const steadies = steadyOnes(reports);
+  const steady = (report: Report) => (steadies.has(report) ? 1 : 0);
   const near = (report: Report) =>
     wish.zone !== undefined && places.get(report.node)?.zone === wish.zone ? 1 : 0;
   const priority = (report: Report) => places.get(report.node)?.priority ?? 0;
@@ -289,7 +315,9 @@ export function rankCandidates(
     .sort(
       (a, b) =>
         ready(b) - ready(a) ||
+        (steadyFirst ? steady(b) - steady(a) : 0) ||
         comparePositions(b.position, a.position) ||
+        steady(b) - steady(a) ||
         near(b) - near(a) ||
         priority(b) - priority(a) ||
         compareIds(a.node, b.node),

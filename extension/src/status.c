@@ -312,6 +312,7 @@ quorate_status_json(StringInfo buf, bool stopping)
 	appendStringInfo(buf, ",\"inRecovery\":%s,\"consistent\":%s",
 					 recovery ? "true" : "false",
 					 is_consistent() ? "true" : "false");
+	json_ms(buf, "upMs", since_ms(PgStartTime));
 	quorate_json_position(buf, tli, flushed);
 	/* the leader's may be ahead of what we have, and lie within a record */
 	quorate_json_lsn(buf, "commitLsn", Min(info.commitLsn, flushed));

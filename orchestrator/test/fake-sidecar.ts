@@ -322,6 +322,7 @@ export class FakeCluster {
           systemIdentifier: "7000",
           inRecovery: true,
           leaseMs: 0,
+          upMs: 60_000,
           incarnation: null,
           status: node.status(),
         };

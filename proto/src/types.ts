@@ -48,6 +48,8 @@ export type Recruited = {
   readonly inRecovery: boolean;
   /** For so long a leader may still answer reads by what this node has confirmed; 0: it may not. */
   readonly leaseMs: number;
+  /** For how long its Postgres has been running; 0 while it isn't consistent. */
+  readonly upMs: number;
   /** Which life of the node reports; null: not distinguished. */
   readonly incarnation: string | null;
   readonly status: NodeStatus;

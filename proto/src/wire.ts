@@ -209,6 +209,7 @@ const recruited = z.object({
   systemIdentifier: optionalText,
   inRecovery: z.boolean(),
   leaseMs: uint32,
+  upMs: uint32,
   incarnation: optionalText,
   status: nodeStatus,
 });

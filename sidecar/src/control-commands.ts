@@ -44,6 +44,7 @@ export async function sendCommand(
         tailRulesets,
         inRecovery,
         leaseMs,
+        upMs: status.consistent ? Math.min(status.upMs, unknownAgeMs) : 0,
       };
       return { result: { ok: true, report }, status };
     }

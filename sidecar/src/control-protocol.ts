@@ -58,6 +58,8 @@ export type ControlStatus = SharedStatus & {
   readonly pid: number;
   /** Setting quorate.lease; 0: no leases. */
   readonly leaseMs: number;
+  /** Since the start of the postmaster. */
+  readonly upMs: number;
   /** Age of the contents; null: since it started, nobody who led has told it what was committed. */
   readonly stalenessMs: number | null;
   /** For how long a write or flush of WAL has been under way; 0: none is. */
@@ -107,6 +109,7 @@ export const controlStatusSchema: z.ZodType<ControlStatus, unknown> = z.object({
   pid: count,
   inRecovery: z.boolean(),
   consistent: z.boolean(),
+  upMs: maybeMs,
   position: position.nullish().transform((value) => value ?? null),
   commitLsn: maybeLsn,
   termStartLsn: maybeLsn,

@@ -59,6 +59,7 @@ export function sidecarHandlers(
           return {
             inRecovery: true,
             leaseMs: 0,
+            upMs: 0,
             incarnation: null,
             ...answer.report,
             commitLsn: commitLsn === noLsn ? null : commitLsn,

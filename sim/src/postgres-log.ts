@@ -23,6 +23,7 @@ export abstract class PostgresLog {
   receiver: Receiver | null = null;
   leading: Leading | null = null;
   followers: Follower[] = [];
+  readonly #startedAtMs: number;
   #flushing = false;
   #lookedAt = 0;
   #appliedRuleset: Ruleset | null = null;
@@ -32,6 +33,7 @@ export abstract class PostgresLog {
   constructor(host: PostgresHost, disk: Disk) {
     this.host = host;
     this.disk = disk;
+    this.#startedAtMs = host.nowMs();
     this.limitLsn = lastLsn(disk.records, disk.limit);
     this.applied = disk.limit;
     host.checker.applied(host.id, disk.records, this.applied);
@@ -41,6 +43,10 @@ export abstract class PostgresLog {
         host.changed();
       }
     });
+  }
+
+  protected upMs(): number {
+    return this.state === "starting" ? 0 : this.host.nowMs() - this.#startedAtMs;
   }
 
   protected append(recordTerm: number, body: Body): LogRecord {

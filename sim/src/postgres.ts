@@ -103,6 +103,7 @@ export class Postgres extends PostgresReads {
           tailRulesets: this.rulesetTexts(this.applied, flushed),
           inRecovery: this.inRecovery,
           leaseMs: leaseLeftMs(this.host.timing.leaseMs, this.heardAgeMs()),
+          upMs: this.upMs(),
         },
       });
     }
