@@ -2,7 +2,7 @@
 // nothing that happens to a gateway happens to its sidecar.
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { descendants, isAlive, poll, SecretFile, sendSignal } from "@quorate/common";
+import { descendants, isAlive, poll, postgresUser, SecretFile, sendSignal } from "@quorate/common";
 import { paths } from "@quorate/orchestrator/cluster/files.ts";
 import { connectSidecar } from "@quorate/proto";
 import pg from "pg";
@@ -133,6 +133,17 @@ t.test("connections are leased by the node's sidecar", async (test) => {
   const leased = Number(/quorate_connections_leased\{[^}]*\} (\d+)/.exec(text)?.[1]);
   test.ok(leased > 0 && leased <= 87, `${leased} are leased`);
   test.match(text, /quorate_gateway_clients\{/, "the pooler's own metrics are shown by the sidecar");
+});
+
+t.test("it is no more than Postgres is, where its sidecar is root", async (test) => {
+  const wanted = postgresUser()?.uid ?? process.getuid?.() ?? -1;
+  const ids = (line: string) => new Set(line.split(/\s+/).slice(1).map(Number));
+  for (const id of cluster.ids) {
+    await connectSoon(id);
+    const status = readFileSync(`/proc/${poolerPid(id)}/status`, "utf8");
+    test.same(ids(/^Uid:.*$/m.exec(status)?.[0] ?? ""), new Set([wanted]));
+    if (wanted !== process.getuid?.()) test.match(status, /^CapEff:\s*0+$/m);
+  }
 });
 
 t.test("a pooler that stands still, or dies, is nothing to its sidecar", async (test) => {

@@ -127,6 +127,8 @@ export const configSchema = z.strictObject({
       file: z.string().optional(),
     })
     .prefault({}),
+  /** Who it is to be if root starts it; its files must be readable for that user. */
+  runAs: z.string().min(1).optional(),
   drainMs: ms.default(30_000),
 });
 

@@ -5,7 +5,9 @@ import { createLogger, messageOf } from "@quorate/common";
 import { Command } from "commander";
 import { type Config, ConfigError, parseConfig } from "./config.ts";
 import { answerParent } from "./parent.ts";
+import { becomeUser } from "./run-as.ts";
 import { startGateway } from "./start.ts";
+import { buildNative } from "./transport/native-build.ts";
 
 const program = new Command("quorate-gateway")
   .description("one connection string for a cluster's life")
@@ -81,6 +83,12 @@ const shutdown = (): void => {
     },
   );
 };
+
+const { runAs, transport } = config;
+if (runAs !== undefined) {
+  if (transport !== "net") buildNative(); // its directory may be root's
+  orExit(() => becomeUser(runAs, log));
+}
 
 const gateway = await startGateway({ config, log, readConfig, shutdown }).catch((error: unknown) =>
   orExit(() => {

@@ -39,19 +39,20 @@ export type MadeWorker = {
 export async function makeWorker(parts: WorkerParts): Promise<MadeWorker> {
   let tls = readTls(parts.config);
   let serverTls = readServerTls(parts.config);
+  let password = readPassword(parts.config);
   const worker = new Worker({
     ...parts,
     transport: chooseTransport(parts.config, parts.log),
     plans: await Plans.load(),
     tls: () => tls,
     serverTls: () => serverTls,
-    ownPassword: readPassword(parts.config),
+    ownPassword: () => password,
   });
   return {
     worker,
     reconfigure(config) {
-      tls = readTls(config);
-      serverTls = readServerTls(config);
+      const fresh = [readTls(config), readServerTls(config), readPassword(config)] as const;
+      [tls, serverTls, password] = fresh;
       worker.reconfigure(config);
     },
   };

@@ -64,7 +64,6 @@ export async function startSingle(options: StartOptions): Promise<RunningGateway
 
 type BodyParts = {
   readonly limits: NodeLimits;
-  readonly unleased: number;
   readonly wantMore: (node: string) => void;
   readonly config: Config;
   readonly leaders: LeaderSource;
@@ -122,6 +121,7 @@ async function around(
     try {
       const fresh = options.readConfig();
       body.reconfigure(fresh);
+      budget.reconfigure(fresh);
       leaders.follow?.(fresh.sidecars);
       log.info("configuration read again");
     } catch (error) {
@@ -158,33 +158,49 @@ async function around(
   };
 }
 
-type Budget = Pick<BodyParts, "limits" | "unleased" | "wantMore"> & { close(): Promise<void> };
+type Budget = Pick<BodyParts, "limits" | "wantMore"> & {
+  reconfigure(config: Config): void;
+  close(): Promise<void>;
+};
 
 /** Leases where there are sidecars; without them only the gateway's own limits count. */
 function budgetOf(config: Config, leaders: LeaderSource, log: Logger, changed: () => void): Budget {
-  const leased = config.budget.lease && leaders.sidecars !== undefined;
-  const unleased = leased ? config.budget.unleased : Number.POSITIVE_INFINITY;
-  const limits = new NodeLimits(NodeLimits.bufferFor(config.workers), 0, unleased);
+  const limits = new NodeLimits(NodeLimits.bufferFor(config.workers), 0);
   const register = ({ leader, followers }: View): void =>
     limits.register([...(leader === undefined ? [] : [leader]), ...followers].map(({ node }) => node));
   register(leaders.view);
   // Before anybody else hears of a new node, it has its place.
   const unsubscribe = leaders.subscribe(register);
-  if (!leased) return { limits, unleased, wantMore() {}, close: async () => unsubscribe() };
-  const leases = new Leases({
-    holder: `${hostname()}-${process.pid}-${randomBytes(4).toString("hex")}`,
-    limits,
-    sidecars: () => leaders.sidecars?.() ?? new Map(),
-    changed,
-    log,
-  });
+  const begin = (): Leases =>
+    new Leases({
+      holder: `${hostname()}-${process.pid}-${randomBytes(4).toString("hex")}`,
+      limits,
+      sidecars: () => leaders.sidecars?.() ?? new Map(),
+      changed,
+      log,
+    });
+  let leases: Leases | undefined;
+  const follow = ({ budget: { lease, unleased } }: Config): void => {
+    const leased = lease && leaders.sidecars !== undefined;
+    limits.unleased = leased ? unleased : Number.POSITIVE_INFINITY;
+    if (leased) leases ??= begin();
+    else if (leases !== undefined) {
+      void leases.close();
+      leases = undefined;
+      limits.endShares();
+    }
+  };
+  follow(config);
   return {
     limits,
-    unleased,
-    wantMore: (node) => leases.wantMore(node),
-    close() {
+    wantMore: (node) => leases?.wantMore(node),
+    reconfigure(fresh) {
+      follow(fresh);
+      changed();
+    },
+    async close() {
       unsubscribe();
-      return leases.close();
+      await leases?.close();
     },
   };
 }

@@ -49,7 +49,7 @@ export type WorkerOptions = RoomOptions & {
   /** What servers' certificates are checked by; undefined: no TLS towards servers. */
   readonly serverTls: () => SecureContext | undefined;
   /** Password of the gateway's own account, if the server asks for one. */
-  readonly ownPassword: string | undefined;
+  readonly ownPassword: () => string | undefined;
   /** A cancel request for a client of another worker. */
   readonly forwardCancel: (key: Uint8Array) => void;
   /** Carries out a console's command in all workers; undefined where there is only one. */
@@ -364,9 +364,13 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   #ownPool(): Pool {
     const { user, database } = this.config.authentication;
     const pool = this.pool(database, user, undefined);
-    if (this.options.ownPassword !== undefined) pool.keys ??= { password: this.options.ownPassword };
+    const password = this.options.ownPassword();
+    if (password !== undefined && (pool.keys === undefined || password !== this.#ownPassword))
+      pool.keys = { password };
+    this.#ownPassword = password;
     return pool;
   }
+  #ownPassword: string | undefined;
 
   wayTo({ host, port }: Endpoint): ConnectOptions {
     const context = this.options.serverTls();

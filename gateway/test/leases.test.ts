@@ -151,7 +151,7 @@ async function startHere(test: Test, grpcPort: number, lease = true): Promise<Ga
 async function startProcess(
   test: Test,
   grpcPort: number,
-): Promise<GatewayUnderLoad & { readonly child: ChildProcess }> {
+): Promise<GatewayUnderLoad & { readonly child: ChildProcess; reload(budget: object): Promise<void> }> {
   const directory = mkdtempSync(path.join(tmpdir(), "quorate-lease-"));
   const port = await freePort();
   const file = path.join(directory, "gateway.json");
@@ -167,7 +167,14 @@ async function startProcess(
     rmSync(directory, { recursive: true, force: true });
   };
   test.teardown(end);
-  return { port, end, child };
+  const reload = async (changed: object): Promise<void> => {
+    writeFileSync(file, JSON.stringify({ ...configOf(grpcPort, true, port, 2), budget: changed }));
+    const operator = new pg.Client({ host: "127.0.0.1", port, user: "postgres", database: "quorate" });
+    await operator.connect();
+    await operator.query("reload");
+    await operator.end();
+  };
+  return { port, end, child, reload };
 }
 
 /** Clients that each do one short request after the other. */
@@ -341,6 +348,42 @@ t.test("idle connections of one pool don't starve another", async (test) => {
     test.ok(tookMs < 5_000, `others are served after ${Math.round(tookMs)} ms`);
     for (const client of clients) await client.end();
   }
+});
+
+t.test("RELOAD: with leases or without, and how many without", async (test) => {
+  const sidecar = await startSidecar();
+  test.teardown(() => sidecar.server.stop());
+  const gateway = await startProcess(test, sidecar.server.port);
+  await whenListening(gateway.port);
+  const untilLeased = (wanted: boolean, share = 0) =>
+    poll(
+      async () => {
+        const seen = await shareOf(gateway.port);
+        return seen.leased === wanted && (share === 0 || seen.share === share);
+      },
+      { what: `a lease: ${wanted}, ${share}`, timeoutMs: 20_000 },
+    );
+  await untilLeased(true);
+  const load = new Load();
+  await load.begin(gateway.port);
+  await poll(() => sidecar.connections.leased > 0, { what: "a lease", timeoutMs: 20_000 });
+
+  await gateway.reload({ lease: false });
+  await untilLeased(false);
+  await poll(async () => (await open()) > budget, { what: "more than the budget", timeoutMs: 20_000 });
+  test.equal(sidecar.connections.leased, 0, "it has given back what it had");
+  await gateway.reload({ lease: true, unleased: 3 });
+  await untilLeased(true);
+  await poll(async () => (await open()) <= budget, { what: "the rest to be closed", timeoutMs: 20_000 });
+
+  await sidecar.server.stop();
+  await untilLeased(false, 3);
+  await poll(async () => (await open()) <= 3, { what: "the rest to be closed", timeoutMs: 20_000 });
+  await gateway.reload({ lease: true, unleased: 4 });
+  await untilLeased(false, 4);
+  await poll(async () => (await open()) === 4, { what: "one more", timeoutMs: 20_000 });
+  await load.end();
+  test.same(load.errors, []);
 });
 
 t.test("control: without leases they have more", async (test) => {

@@ -7,7 +7,8 @@ const soonMs = (): number => sharedClockMs() + 60_000;
 
 function workers(count: number, unleased = 3): NodeLimits[] {
   const buffer = NodeLimits.bufferFor(count);
-  const all = Array.from({ length: count }, (_, id) => new NodeLimits(buffer, id, unleased));
+  const all = Array.from({ length: count }, (_, id) => new NodeLimits(buffer, id));
+  (all[0] as NodeLimits).unleased = unleased;
   all[0]?.register(["n1", "n2"]);
   for (const each of all) each.slots = all[0]?.slots ?? {};
   return all;
@@ -53,7 +54,8 @@ t.test("without a lease, or when it is over, a small default holds", async (test
   one.setShare("n1", 50, false, sharedClockMs() - 1);
   test.equal(one.limit("n1"), 3);
   test.notOk(one.reserve("unknown"), "a node that nobody has heard of gets nothing");
-  const free = NodeLimits.none();
+  const free = new NodeLimits(NodeLimits.bufferFor(1), 0);
+  free.unleased = Number.POSITIVE_INFINITY;
   test.ok(free.reserve("n1"), "where nobody leases there is no limit");
   test.equal(free.excess("n1"), 0);
 });

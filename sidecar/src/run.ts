@@ -104,7 +104,7 @@ async function run(): Promise<void> {
   const pooler =
     config.ports.pooler === undefined
       ? undefined
-      : new Pooler({ config, root: paths.root, status: () => node.status(), logger });
+      : new Pooler({ config, root: paths.root, owner, status: () => node.status(), logger });
   // The ports are a second lock: nothing of Postgres is touched before they are ours.
   const grpc = await listening(`${config.host}:${config.ports.grpc} (ports.grpc)`, () =>
     startSidecarServer(

@@ -1,11 +1,12 @@
 /** What a sidecar tells the gateway that it runs for its node's clients. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseConfig } from "@quorate/gateway/config.ts";
 import t from "tap";
 import { loadSidecarConfig, type SidecarConfigInput } from "../src/config.ts";
 import { poolerConfig, sidecarsOf } from "../src/pooler/pooler-config.ts";
+import { PoolerFiles } from "../src/pooler/pooler-files.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "quorate-pooler-"));
 t.teardown(() => rmSync(directory, { recursive: true }));
@@ -46,23 +47,25 @@ t.test("whom it asks: its own sidecar first, then those of the rules", async (te
 
 t.test("what it is told is a configuration, with the operator's settings in it", async (test) => {
   const plain = load();
-  const given = parseConfig(poolerConfig(plain, sidecarsOf(plain, undefined)), "/");
+  const given = parseConfig(poolerConfig(plain, sidecarsOf(plain, undefined), undefined), "/srv/n2/pooler");
   test.match(given, {
     home: "n2",
     zone: "b",
     listen: { host: "127.0.0.1", port: 5542, readPort: 5552 },
-    authentication: { user: "quorate_gateway", passwordFile: join(directory, "gateway") },
-    sidecarTokenFile: join(directory, "token"),
+    authentication: { user: "quorate_gateway", passwordFile: "/srv/n2/pooler/password" },
+    sidecarTokenFile: "/srv/n2/pooler/token",
     admin: { users: ["app"] },
     drainMs: 3_000,
     budget: { lease: true },
   });
   test.equal(given.tls, undefined);
+  test.equal(given.runAs, undefined);
   const changed = load({
     pooler: { workers: 2, limits: { requestMs: 5_000 }, overrides: [{ user: "x", size: 1 }] },
   });
-  test.match(parseConfig(poolerConfig(changed, sidecarsOf(changed, undefined)), "/"), {
+  test.match(parseConfig(poolerConfig(changed, sidecarsOf(changed, undefined), "postgres"), "/"), {
     workers: 2,
+    runAs: "postgres",
     limits: { requestMs: 5_000, clients: 20_000 },
     overrides: [{ user: "x", size: 1 }],
     admin: { users: ["app"] },
@@ -74,14 +77,34 @@ t.test("TLS is wanted of other machines where Postgres wants it", async (test) =
   const tls = { ca: "ca.pem", cert: "cert.pem", key: "key.pem" };
   const of = (changes: Partial<SidecarConfigInput>) => {
     const config = load({ tls, ...changes });
-    return poolerConfig(config, sidecarsOf(config, undefined));
+    return poolerConfig(config, sidecarsOf(config, undefined), undefined);
   };
-  const certFile = join(directory, "cert.pem");
+  const certFile = "cert.pem";
   test.match(of({}), { tls: { certFile, required: false }, sidecarTls: { cert: certFile } });
   test.match(of({ host: "10.0.0.2" }), { tls: { required: true } });
   test.match(of({ host: "10.0.0.2", postgres: { binDir: "bin", allowPlain: true } }), {
     tls: { required: false },
   });
+});
+
+t.test("what it reads are copies of its own, made anew when the originals change", async (test) => {
+  const config = load();
+  const [token, password] = [join(directory, "token"), join(directory, "gateway")];
+  writeFileSync(token, "abc\n");
+  writeFileSync(password, "secret\n");
+  const own = join(directory, "pooler");
+  const files = new PoolerFiles(own, config, undefined);
+  test.equal(files.copySecrets(), true);
+  test.equal(readFileSync(files.at("token"), "utf8"), "abc\n");
+  test.equal(statSync(files.at("password")).mode & 0o777, 0o600);
+  test.equal(statSync(own).mode & 0o777, 0o700);
+  test.equal(files.copySecrets(), false, "nothing has changed");
+  writeFileSync(password, "another\n");
+  test.equal(files.copySecrets(), true);
+  test.equal(readFileSync(files.at("password"), "utf8"), "another\n");
+  rmSync(password);
+  test.throws(() => files.copySecrets());
+  test.equal(readFileSync(files.at("password"), "utf8"), "another\n", "what was there stays");
 });
 
 t.test("what can't work is refused, and said", async (test) => {

@@ -29,25 +29,28 @@ export class NodeLimits {
   readonly #nodes: Int32Array;
   readonly #workers: Int32Array;
   readonly #own: number;
-  readonly #unleased: number;
+  /** One number, behind those of the nodes. */
+  readonly #unleasedAt = mostNodes;
 
-  /** `unleased`: what a node gets without a lease; Infinity where nobody leases. */
-  constructor(buffer: SharedArrayBuffer, workerId: number, unleased: number) {
+  constructor(buffer: SharedArrayBuffer, workerId: number) {
     this.buffer = buffer;
-    this.#expiry = new Float64Array(buffer, 0, mostNodes);
-    this.#nodes = new Int32Array(buffer, mostNodes * 8, mostNodes * nodeInts);
-    this.#workers = new Int32Array(buffer, mostNodes * (8 + nodeInts * 4));
+    this.#expiry = new Float64Array(buffer, 0, mostNodes + 1);
+    this.#nodes = new Int32Array(buffer, (mostNodes + 1) * 8, mostNodes * nodeInts);
+    this.#workers = new Int32Array(buffer, (mostNodes + 1) * 8 + mostNodes * nodeInts * 4);
     this.#own = workerId * mostNodes * workerInts;
-    this.#unleased = unleased;
   }
 
   static bufferFor(workers: number): SharedArrayBuffer {
-    return new SharedArrayBuffer(mostNodes * (8 + (nodeInts + workers * workerInts) * 4));
+    return new SharedArrayBuffer((mostNodes + 1) * 8 + mostNodes * (nodeInts + workers * workerInts) * 4);
   }
 
-  /** Nobody leases: no limit per node. */
-  static none(): NodeLimits {
-    return new NodeLimits(NodeLimits.bufferFor(1), 0, Number.POSITIVE_INFINITY);
+  /** What a node gets without a lease; Infinity where nobody leases: then there is no limit per node. */
+  set unleased(count: number) {
+    this.#expiry[this.#unleasedAt] = count;
+  }
+
+  get unleased(): number {
+    return this.#expiry[this.#unleasedAt] as number;
   }
 
   /** Gives places to nodes that are new; those that are gone keep theirs, as they may come back. */
@@ -66,9 +69,14 @@ export class NodeLimits {
     this.#expiry[slot] = expiresAtMs;
   }
 
+  /** Nobody leases any more: what was leased counts no longer. */
+  endShares(): void {
+    this.#expiry.fill(Number.NEGATIVE_INFINITY, 0, mostNodes);
+  }
+
   limit(node: string): number {
     const slot = this.slots[node];
-    if (slot === undefined || !this.#isLeased(slot)) return this.#unleased;
+    if (slot === undefined || !this.#isLeased(slot)) return this.unleased;
     return Atomics.load(this.#nodes, slot * nodeInts);
   }
 
@@ -112,7 +120,7 @@ export class NodeLimits {
    */
   reserve(node: string): boolean {
     const slot = this.slots[node];
-    if (slot === undefined) return this.#unleased === Number.POSITIVE_INFINITY;
+    if (slot === undefined) return this.unleased === Number.POSITIVE_INFINITY;
     Atomics.add(this.#workers, this.#own + slot * workerInts, 1);
     if (this.open(node) <= this.limit(node)) return true;
     this.closed(node);

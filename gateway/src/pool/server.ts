@@ -12,22 +12,20 @@ import type { LinkOwner } from "../transport/transport.ts";
 import {
   closeCompleteBytes,
   closeStatement,
-  message,
   parameterStatus,
   parseCompleteBytes,
   query,
 } from "../wire/build.ts";
 import { be, int32, txIdle } from "../wire/codec.ts";
-import { errorBytes, readError, readErrorFields, type WireError } from "../wire/errors.ts";
+import { readError, type WireError } from "../wire/errors.ts";
 import { rowShape } from "../wire/row-shape.ts";
 import type { Endpoint } from "./endpoint.ts";
 import type { Holder, InternalResult, ServerOwner } from "./holder.ts";
-import { Prepared } from "./prepared.ts";
 import { owed } from "./ring.ts";
 import { readRow } from "./rows.ts";
-import { ServerAnswers } from "./server-answers.ts";
+import { ServerErrors } from "./server-errors.ts";
 import type { ServerLogin } from "./server-login.ts";
-import { type Statement, serverNamePrefix } from "./statements.ts";
+import type { Statement } from "./statements.ts";
 
 type Internal = {
   rows: (string | null)[][];
@@ -35,26 +33,19 @@ type Internal = {
   done: (result: InternalResult) => void;
 };
 
-export class Server extends ServerAnswers implements LinkOwner {
+export class Server extends ServerErrors implements LinkOwner {
   readonly id: number;
   readonly owner: ServerOwner;
   login: ServerLogin | undefined;
   reported: Reported = nothingReported;
   settings: Settings = noSettings;
-  readonly statements = new Prepared();
-  unnamed: Statement | undefined;
   status: number = txIdle;
-  /** An extended-protocol error has come: the server ignores everything until Sync. */
-  skipping = false;
-  copyIn = false;
   cancelKey: Buffer | undefined;
   /** Cancel requests on their way to this connection's process: it must not be given to another client meanwhile. */
   cancels = 0;
   connectedAtMs = 0;
   usedAtMs = 0;
   endpoint: Endpoint | undefined;
-  /** Its node follows: what fails there is asked of the leader. */
-  reader = false;
   /** Tells when settings have changed, by whatever means (the extension's report). */
   reportsSettings = false;
   /** The highest position that it has reported: what it showed is told only when that has grown. */
@@ -74,11 +65,8 @@ export class Server extends ServerAnswers implements LinkOwner {
   turns = 0;
   /** How often in a row the last holder had it: from the second time on, `lastval` is its own. */
   holds = 0;
-  #errored = false;
   #statementIndex = 0;
   #internals: Internal[] = [];
-  /** The server's last words, if it said any (57P01 …). */
-  #lastError: Buffer | undefined;
 
   constructor(id: number, owner: ServerOwner, login: ServerLogin) {
     super();
@@ -92,18 +80,8 @@ export class Server extends ServerAnswers implements LinkOwner {
     return this.ring.length === 0 && this.status === txIdle && !this.copyIn && !this.skipping;
   }
 
-  /** An error has come since the last ReadyForQuery. */
-  get errored(): boolean {
-    return this.#errored;
-  }
-
-  /** The request in flight is being cancelled to be made again elsewhere. */
-  takingBack = false;
   /** A cancel request of ours may still reach it: it gets nothing that could be hit instead. */
   barred = false;
-  /** The request in flight is being cancelled for this reason. */
-  cancelReason: WireError | undefined;
-
   /** A query of our own; its answers go to `done`, never to the client. */
   internal(sql: string, done: (result: InternalResult) => void): void {
     this.unnamed = undefined; // as any simple query does
@@ -236,7 +214,7 @@ export class Server extends ServerAnswers implements LinkOwner {
         this.#copyInBegins();
         return true;
       case be.error:
-        return this.#error(bytes, start, end);
+        return this.error(bytes, start, end);
       case be.notification:
         return this.#notification(bytes, start, end);
       case be.notice:
@@ -304,108 +282,6 @@ export class Server extends ServerAnswers implements LinkOwner {
     if (this.holder?.gone) this.close("its client left before it sent its data");
   }
 
-  #error(bytes: Buffer, start: number, end: number): boolean {
-    const { ring, holder } = this;
-    const head = ring.head;
-    this.#errored = true;
-    this.copyIn = false;
-    const severity = bytes[start + 6];
-    if (severity === 0x46 || severity === 0x50) {
-      const error = readError(bytes, start, end);
-      if (holder === undefined || holder.serverEnding(error.code)) {
-        // The end of the connection may come later: until then it must be given to nobody, and asked nothing more.
-        if (holder === undefined || ring.length === 0) this.close(error.message);
-        return false;
-      }
-      this.#lastError = Buffer.from(bytes.subarray(start, end));
-      return true;
-    }
-    if (this.reader && holder?.followerFailed(readError(bytes, start, end).code)) {
-      if (head !== owed.query) this.#skipToSync();
-      return false;
-    }
-    if (head === owed.none) {
-      // Nothing is owed: the server will ignore everything up to a Sync.
-      this.skipping = true;
-      if (holder?.gone) this.close("its client left in the middle of a request");
-      return true;
-    }
-    if (this.takingBack && readError(bytes, start, end).code === "57014" && holder?.takenBack()) {
-      if (head !== owed.query) this.#skipToSync();
-      return false;
-    }
-    const reason = this.cancelReason;
-    if (reason !== undefined && readError(bytes, start, end).code === reason.code) {
-      this.instead = errorBytes(reason);
-      if (head === owed.query || head === owed.functionCall) return false;
-      this.#skipToSync();
-      this.answersSeen++;
-      return false;
-    }
-    if (head === owed.query || head === owed.functionCall) return true;
-    let passOn = true;
-    if (head === owed.failing && holder !== undefined) {
-      this.instead = holder.failingError();
-      passOn = false;
-    } else if (head !== owed.sync) {
-      const fields = readErrorFields(bytes, start, end);
-      if (fields.get("C") === "0A000" && fields.get("R") === "RevalidateCachedQuery") {
-        const statement = ring.statement(0);
-        const again = holder?.staleStatement(statement) ?? false;
-        if (again) passOn = false;
-      } else if (passOn && fields.get("M")?.includes(serverNamePrefix)) {
-        this.#sayClientsName(bytes, start, end);
-        passOn = false;
-        this.answersSeen++;
-      }
-    }
-    this.#skipToSync();
-    if (passOn) this.answersSeen++;
-    return passOn;
-  }
-
-  /** An error that names a shared statement: the client gets it with its own name. */
-  #sayClientsName(bytes: Buffer, start: number, end: number): void {
-    const name = this.ring.name(0) ?? "";
-    const text = bytes.utf8Slice(start + 5, end).replace(sharedName, name);
-    this.instead = message(be.error, text);
-  }
-
-  /** After an error in the extended protocol everything up to Sync has been ignored: as if it had never been noted. */
-  #skipToSync(): void {
-    const { ring, holder } = this;
-    const sync = ring.find(owed.sync);
-    const skipped = sync < 0 ? ring.length : sync;
-    let unnamed: { readonly was: Statement | undefined } | undefined;
-    for (let index = skipped - 1; index >= 0; index--) {
-      const kind = ring.kind(index);
-      const statement = ring.statement(index);
-      if (kind === owed.parse || kind === owed.parseHidden) {
-        if (statement !== undefined) {
-          this.statements.drop(statement); // an older one may be there yet: its Close was ignored as well
-          if (this.unnamed === statement) this.unnamed = undefined;
-        }
-      }
-      const name = ring.name(index);
-      if (name !== undefined && kind !== owed.bind && kind !== owed.describe) {
-        // A Parse that failed has dropped the unnamed statement all the same.
-        if (name === "") unnamed = { was: index === 0 ? undefined : ring.previous(index) };
-        else holder?.undo(name, ring.previous(index));
-      }
-    }
-    if (unnamed !== undefined && !ring.restoreUnnamed(skipped, unnamed.was)) holder?.undo("", unnamed.was);
-    const first = ring.head;
-    for (let index = 0; index < skipped; index++) {
-      if ((index > 0 || first !== owed.failing) && ring.head === owed.failing) holder?.failingError();
-      ring.pop();
-    }
-    this.hidePrelude = 0;
-    if (sync >= 0) return;
-    this.skipping = true;
-    this.skipsFrom = holder;
-    if (holder?.gone) this.close("its client left in the middle of a request");
-  }
-
   protected override ready(bytes: Buffer, run: number, start: number, end: number): void {
     const { ring, holder } = this;
     const head = ring.head;
@@ -430,7 +306,7 @@ export class Server extends ServerAnswers implements LinkOwner {
     this.cancelReason = undefined;
     this.takingBack = false;
     const hold = holder?.beforeReady(status) === true;
-    this.#errored = false;
+    this.errored = false;
     if (holder === undefined) return;
     if (hold) this.forward(bytes, run, start);
     else if (holder.reported === this.reported) this.forward(bytes, run, end);
@@ -508,10 +384,9 @@ export class Server extends ServerAnswers implements LinkOwner {
     for (const each of internals) {
       each.done({ error: { severity: "FATAL", code: "08006", message: reason }, rows: [] });
     }
-    holder?.serverLost(reason, this.#lastError);
+    holder?.serverLost(reason, this.lastError);
   }
 }
 
 /** Codes of a server that is being stopped, or has crashed. */
 const stopping = /^57P0[12]$/;
-const sharedName = new RegExp(`${serverNamePrefix}\\d+`, "g");

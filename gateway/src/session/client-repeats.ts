@@ -17,8 +17,8 @@ export abstract class ClientRepeats extends ClientSettings {
   /** From this pool at once, or `granted` comes later. */
   protected abstract acquire(pool: Pool): void;
   protected abstract readonly self: Client;
-  /** As if the client had sent it again; gives how much of it could be handled. */
-  protected abstract consumeAgain(request: Buffer): number;
+  /** Handles [start, end); gives where the first message starts that has to be kept. */
+  protected abstract consume(bytes: Buffer, start: number, end: number): number;
 
   /** The whole request goes to the server once more, with its stale statement prepared anew. */
   protected makeAgain(server: Server): void {
@@ -35,7 +35,7 @@ export abstract class ClientRepeats extends ClientSettings {
     server.rowsSeen = rows;
     this.blocked = false;
     this.again = true;
-    const stopped = this.consumeAgain(kept);
+    const stopped = this.consume(kept, 0, kept.length);
     this.again = false;
     if (stopped === kept.length) return;
     if (stopped === 0 && this.blocked) {

@@ -7,22 +7,19 @@ import type { Pool } from "../pool/pool.ts";
 import type { Server } from "../pool/server.ts";
 import type { Waiter } from "../pool/waiters.ts";
 import { pins, probedPins } from "../text/plan.ts";
-import { type LinkOwner, queueHighBytes } from "../transport/transport.ts";
+import type { LinkOwner } from "../transport/transport.ts";
 import { giveBuffer } from "../wire/buffer.ts";
 import { readyForQuery } from "../wire/build.ts";
 import { txIdle, txOpen } from "../wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "../wire/errors.ts";
-import { deadLink, keptWhileBlocked } from "./client-host.ts";
-import { ClientRepeats } from "./client-repeats.ts";
-import { Inbox } from "./inbox.ts";
+import { deadLink } from "./client-host.ts";
+import { ClientInput } from "./client-input.ts";
 import { pinnedSessionLost, tellLoss } from "./loss.ts";
 import { waitForLsnSql } from "./position.ts";
 import { consume } from "./requests.ts";
 import { noSettings, settingsChangeSql } from "./settings.ts";
 
-export class Client extends ClientRepeats implements LinkOwner, Waiter {
-  readonly #inbox = new Inbox();
-  #pausedForServer = false;
+export class Client extends ClientInput implements LinkOwner, Waiter {
   #onGreeted: ((error: WireError | undefined, raw: Buffer | undefined) => void) | undefined;
 
   /** Finds out what a server reports with the client's settings, from an earlier login or from a server. */
@@ -47,48 +44,12 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
   /** Where a connection is waited for, or was had from last. */
   #from: Pool = this.pool;
 
-  data(bytes: Buffer, start: number, end: number): void {
-    if (this.blocked || this.#inbox.length > 0) {
-      this.#keep(bytes, start, end, 0);
-      if (this.blocked || !this.#inbox.complete) return;
-      this.#consumeInbox();
-      return;
-    }
-    this.#consume(bytes, start, end);
-  }
-
-  #consume(bytes: Buffer, start: number, end: number): void {
-    const stopped = consume(this, bytes, start, end);
-    if (stopped < end) this.#keep(bytes, stopped, end, this.needs);
-    const server = this.server;
-    if (server !== undefined && server.link.queued > queueHighBytes) {
-      this.#pausedForServer = true;
-      this.link.pause();
-    }
-  }
   protected override get self(): this {
     return this;
   }
 
-  protected override consumeAgain(request: Buffer): number {
-    return consume(this, request, 0, request.length);
-  }
-
-  /** Set by `consume`: the length of the message it stopped at, if that must be complete. */
-  needs = 0;
-
-  #consumeInbox(): void {
-    const inbox = this.#inbox;
-    const { length } = inbox;
-    const bytes = inbox.take();
-    this.#consume(bytes, 0, length);
-    giveBuffer(bytes);
-  }
-
-  #keep(bytes: Buffer, start: number, end: number, needs: number): void {
-    this.#inbox.add(bytes, start, end, needs);
-    // Read on while there is little: only so is it noticed when the client leaves.
-    if (this.blocked && this.#inbox.length > keptWhileBlocked) this.link.pause();
+  protected override consume(bytes: Buffer, start: number, end: number): number {
+    return consume(this, bytes, start, end);
   }
 
   /** A server for the next message: at once, or undefined and `granted` later. */
@@ -205,7 +166,7 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       this.sendAgain(this.server, again, this.againPrelude, this.againRows);
       if (this.blocked) return;
     }
-    if (this.#inbox.length > 0) this.#consumeInbox();
+    if (this.inbox.length > 0) this.consumeInbox();
     if (!this.blocked) this.link.resume();
   }
 
@@ -233,8 +194,8 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
       this.send(readyForQuery(txIdle));
       return;
     }
-    if (this.#inbox.first === 0x51) {
-      this.streaming = this.#inbox.dropFirst();
+    if (this.inbox.first === 0x51) {
+      this.streaming = this.inbox.dropFirst();
       this.streamTo = undefined;
       this.send(readyForQuery(txIdle));
     } else this.skipping = true;
@@ -387,7 +348,7 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
     const server = this.server;
     if (server === undefined) return;
     this.server = undefined;
-    if (this.#pausedForServer) this.serverDrained();
+    if (this.pausedForServer) this.serverDrained();
     this.unnamedPortal = undefined;
     server.owner.release(server);
   }
@@ -442,15 +403,6 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
     this.unblock();
   }
 
-  drained(): void {
-    this.server?.resumeReading();
-  }
-
-  serverDrained(): void {
-    this.#pausedForServer = false;
-    if (!this.blocked) this.link.resume();
-  }
-
   fatal(error: WireError): void {
     this.send(errorBytes({ ...error, severity: "FATAL" }));
     this.link.close();
@@ -461,7 +413,7 @@ export class Client extends ClientRepeats implements LinkOwner, Waiter {
     this.gone = true;
     this.drainFirst = false;
     this.link = deadLink;
-    this.#inbox.clear();
+    this.inbox.clear();
     this.#from.forget(this);
     const server = this.server;
     if (server === undefined) {

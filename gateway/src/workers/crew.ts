@@ -20,7 +20,6 @@ export type CrewOptions = {
   readonly reload: () => void;
   readonly shutdown: () => void;
   readonly limits: NodeLimits;
-  readonly unleased: number;
   readonly wantMore: (node: string) => void;
 };
 
@@ -72,7 +71,7 @@ export class Crew {
   }
 
   #start(workerId: number, port: number): Promise<number> {
-    const { leaders, log, limits, unleased } = this.#options;
+    const { leaders, log, limits } = this.#options;
     const workerData: ThreadData = {
       config: this.#config,
       workerId,
@@ -81,7 +80,6 @@ export class Crew {
       counters: this.#buffer,
       limits: limits.buffer,
       slots: limits.slots,
-      unleased,
     };
     const thread = new Thread(threadFile, { workerData });
     this.#threads[workerId] = thread;
@@ -97,7 +95,7 @@ export class Crew {
       thread.on("error", (error) => log.error({ error, worker: workerId }, "a worker has failed"));
       thread.on("exit", (code) => {
         new Counters(this.#buffer, workerId).clear();
-        new NodeLimits(limits.buffer, workerId, unleased).clear();
+        new NodeLimits(limits.buffer, workerId).clear();
         this.#threads[workerId] = undefined;
         if (!listening) reject(new Error(`worker ${workerId} ended with code ${code}`));
         else if (!this.#over) this.#restartLater(workerId);

@@ -12,8 +12,6 @@ export type ThreadData = {
   readonly counters: SharedArrayBuffer;
   readonly limits: SharedArrayBuffer;
   readonly slots: NodeSlots;
-  /** Connections to a node without a lease. */
-  readonly unleased: number;
 };
 
 /** A histogram's numbers, which can be added up. */

@@ -29,7 +29,7 @@ const log = { info: logOf("info"), warn: logOf("warn"), error: logOf("error") } 
 
 const leaders = new SettableLeaderSource(data.view);
 const counters = new Counters(data.counters, data.workerId);
-const limits = new NodeLimits(data.limits, data.workerId, data.unleased);
+const limits = new NodeLimits(data.limits, data.workerId);
 limits.slots = data.slots;
 const asked = new Map<number, (result: Table | { readonly error: string }) => void>();
 let nextId = 0;

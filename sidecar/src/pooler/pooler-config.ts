@@ -3,6 +3,7 @@ import type { configSchema } from "@quorate/gateway/config.ts";
 import type { z } from "zod";
 import { peerAddresses } from "../backup/peers.ts";
 import { isLoopback, type SidecarConfig } from "../config.ts";
+import { poolerFiles } from "./pooler-files.ts";
 
 export type GatewayConfigInput = z.input<typeof configSchema>;
 export type SidecarAddress = { readonly host: string; readonly grpcPort: number };
@@ -27,11 +28,21 @@ function addressOf(text: string): SidecarAddress {
 /** Clients of other machines need TLS where Postgres would want it of them. */
 function tlsOf({ tls, host, postgres }: SidecarConfig): GatewayConfigInput["tls"] {
   if (tls === undefined) return undefined;
-  return { certFile: tls.cert, keyFile: tls.key, required: !postgres.allowPlain && !isLoopback(host) };
+  return {
+    certFile: poolerFiles.cert,
+    keyFile: poolerFiles.key,
+    required: !postgres.allowPlain && !isLoopback(host),
+  };
 }
 
-export function poolerConfig(config: SidecarConfig, sidecars: readonly SidecarAddress[]): GatewayConfigInput {
+/** Files are named as they are beside the configuration; `runAs` is the user that a sidecar who is root lets it be. */
+export function poolerConfig(
+  config: SidecarConfig,
+  sidecars: readonly SidecarAddress[],
+  runAs: string | undefined,
+): GatewayConfigInput {
   const { ports, gateway, tls, tokenFile, node, host, app, pooler } = config;
+  const { token, password, ca, cert, key } = poolerFiles;
   const clientTls = tlsOf(config);
   return {
     admin: { users: [app.user] },
@@ -46,10 +57,11 @@ export function poolerConfig(config: SidecarConfig, sidecars: readonly SidecarAd
       ...(ports.poolerRead === undefined ? {} : { readPort: ports.poolerRead }),
     },
     authentication: {
-      ...(gateway === undefined ? {} : { user: gateway.user, passwordFile: gateway.passwordFile }),
+      ...(gateway === undefined ? {} : { user: gateway.user, passwordFile: password }),
     },
-    ...(tls === undefined ? {} : { sidecarTls: tls }),
-    ...(tokenFile === undefined ? {} : { sidecarTokenFile: tokenFile }),
+    ...(tls === undefined ? {} : { sidecarTls: { ca, cert, key } }),
+    ...(tokenFile === undefined ? {} : { sidecarTokenFile: token }),
+    ...(runAs === undefined ? {} : { runAs }),
     sidecars: [...sidecars],
   };
 }

@@ -6,14 +6,16 @@
  * libuv's pool for file access, and the fate of an addon in C. A process that fails, or is killed for its memory, costs
  * its clients their connections and nobody anything else.
  */
-import { mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { killLeftover, type Logger, Supervised, watchTlsFiles } from "@quorate/common";
 import { type FromGateway, fromGatewaySchema, type ToGateway } from "@quorate/gateway/parent.ts";
 import type { NodeStatus } from "@quorate/proto";
 import type { SidecarConfig } from "../config.ts";
+import type { PostgresOwner } from "../environment.ts";
 import { poolerConfig, type SidecarAddress, sidecarsOf } from "./pooler-config.ts";
+import { PoolerFiles, poolerFiles } from "./pooler-files.ts";
 
 const gatewayMain = fileURLToPath(import.meta.resolve("@quorate/gateway/main.ts"));
 const metricsTimeoutMs = 1_000;
@@ -24,32 +26,30 @@ export type PoolerOptions = {
   readonly config: SidecarConfig;
   /** The node's directory. */
   readonly root: string;
+  /** Whom Postgres runs as if we are root: the gateway is no more than that, either. */
+  readonly owner: PostgresOwner;
   readonly status: () => NodeStatus;
   readonly logger: Logger;
 };
 
 export class Pooler {
   readonly #options: PoolerOptions;
-  readonly #file: string;
-  readonly #pidFile: string;
+  readonly #files: PoolerFiles;
   readonly #child: Supervised;
   readonly #asked = new Map<number, (text: string) => void>();
   readonly #ends: (() => void)[] = [];
-  #written = "";
+  #complained = "";
   #sidecars: readonly SidecarAddress[];
   #nextId = 0;
 
   constructor(options: PoolerOptions) {
     this.#options = options;
-    const directory = join(options.root, "pooler");
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
-    this.#file = join(directory, "gateway.json");
-    this.#pidFile = join(directory, "gateway.pid");
+    this.#files = new PoolerFiles(join(options.root, "pooler"), options.config, options.owner);
     this.#sidecars = sidecarsOf(options.config, undefined);
     this.#child = new Supervised(
       {
         name: "pooler",
-        args: [gatewayMain, "--config", this.#file],
+        args: [gatewayMain, "--config", this.#files.at("config")],
         heard: (message) => this.#hear(message),
       },
       { log: options.logger, fatalCodes: new Set([2]) },
@@ -58,9 +58,11 @@ export class Pooler {
 
   async start(): Promise<void> {
     const { logger, config } = this.#options;
-    await killLeftover(this.#pidFile, this.#file, (pid) =>
+    await killLeftover(this.#files.at("pid"), this.#files.at("config"), (pid) =>
       logger.warn({ pid }, "the pooler of an earlier sidecar still runs: it is ended"),
     );
+    rmSync(this.#files.at("pid"), { force: true }); // it may be another user's
+    this.#files.copyTls();
     this.#look();
     this.#child.start();
     const looker = setInterval(() => {
@@ -70,20 +72,34 @@ export class Pooler {
     const { tls } = config;
     const failed = (error: unknown): void =>
       logger.warn({ err: error }, "the pooler's certificate can't be read");
-    if (tls !== undefined) this.#ends.push(watchTlsFiles(tls, () => this.#child.hangUp(), failed));
+    const renewed = (): void => {
+      this.#files.copyTls();
+      this.#child.hangUp();
+    };
+    if (tls !== undefined) this.#ends.push(watchTlsFiles(tls, renewed, failed));
   }
 
-  /** Writes the configuration when it has changed: nodes come and go. While no rules are known, the last ones count. */
+  /** Writes what has changed: nodes come and go. While no rules are known, the last ones count. */
   #look(): boolean {
-    const { config, status } = this.#options;
+    const { config, owner, status } = this.#options;
     const ruleset = status().ruleset?.text;
     if (ruleset !== undefined) this.#sidecars = sidecarsOf(config, ruleset);
-    const text = `${JSON.stringify(poolerConfig(config, this.#sidecars), undefined, 2)}\n`;
-    if (text === this.#written) return false;
-    writeFileSync(`${this.#file}.new`, text, { mode: 0o600 });
-    renameSync(`${this.#file}.new`, this.#file);
-    this.#written = text;
-    return true;
+    const text = `${JSON.stringify(poolerConfig(config, this.#sidecars, owner?.name), undefined, 2)}\n`;
+    const copied = this.#copySecrets();
+    return this.#files.write(poolerFiles.config, text) || copied;
+  }
+
+  #copySecrets(): boolean {
+    try {
+      const changed = this.#files.copySecrets();
+      this.#complained = "";
+      return changed;
+    } catch (error) {
+      if (this.#complained !== String(error))
+        this.#options.logger.warn({ err: error }, "a secret of the pooler can't be read");
+      this.#complained = String(error);
+      return false;
+    }
   }
 
   get pid(): number | undefined {
