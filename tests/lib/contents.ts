@@ -42,6 +42,13 @@ export async function contentsOf(target: string | ClientConfig): Promise<Content
   });
 }
 
+/**
+ * Where a prepared transaction is older than one that died with its leader, a standby takes the dead one for running until
+ * the prepared one is ended (PostgreSQL forgets all below the oldest running transaction), and amcheck there complains of
+ * a version that it left behind in an update chain. On the leader it doesn't.
+ */
+const orphanOfRunning = "tuple is root of chain but is marked as heap-only tuple";
+
 /** amcheck over every B-tree (with its heap) and every heap, as superuser; returns what it found. */
 export async function amcheck(target: ClientConfig): Promise<string[]> {
   return withClient(target, async (client) => {
@@ -61,9 +68,10 @@ export async function amcheck(target: ClientConfig): Promise<string[]> {
         where relkind in ('r', 't', 'm') and relpersistence = 'p'`,
     );
     for (const { name } of heaps) {
-      const found = await client.query<{ msg: string }>("select msg from verify_heapam($1::regclass)", [
-        name,
-      ]);
+      const found = await client.query<{ msg: string }>(
+        "select msg from verify_heapam($1::regclass) where not (pg_is_in_recovery() and msg = $2)",
+        [name, orphanOfRunning],
+      );
       for (const { msg } of found.rows) problems.push(`table ${name}: ${msg}`);
     }
     return problems;
