@@ -11,6 +11,7 @@ export * from "./processes.ts";
 export { redact, redactText } from "./redaction.ts";
 export { lowerPriority, type RunOptions, type RunResult, run } from "./run.ts";
 export { hasToken, SecretFile } from "./secret-file.ts";
+export { dropSharedMemory } from "./shared-memory.ts";
 export { type ChildSpec, restartPauseMs, Supervised, type SupervisedOptions } from "./supervised.ts";
 export { readTlsFiles, type TlsFiles, type TlsTexts, watchTlsFiles } from "./tls-files.ts";
 export { type PollOptions, poll, sleep } from "./waiting.ts";

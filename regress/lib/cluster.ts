@@ -6,6 +6,7 @@ import path from "node:path";
 import {
   asPostgres,
   descendants,
+  dropSharedMemory,
   isAlive,
   killTree,
   makePostgresTempDirectory,
@@ -148,6 +149,7 @@ function makeServer(bin: string, dir: string, id: string, disk?: Disk) {
     },
 
     async forgetLocks() {
+      await dropSharedMemory(data);
       await rm(path.join(data, "postmaster.pid"), { force: true });
       await rm(path.join(socketDirectory, ".s.PGSQL.5432.lock"), { force: true });
     },

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { isAlive, killTree, poll, sendSignal } from "@quorate/common";
+import { dropSharedMemory, isAlive, killTree, poll, sendSignal } from "@quorate/common";
 import { takePicture } from "@quorate/orchestrator/cli/sightings.ts";
 import {
   appUrl,
@@ -291,6 +291,8 @@ export class TestCluster {
     if (existsSync(paths.clusterFile(this.dir))) {
       await quorate("down", "--dir", this.dir);
       this.#killRest();
+      for (const { id } of this.open.file.nodes)
+        await dropSharedMemory(path.join(paths.node(this.dir, id), "data"));
     }
     if (process.env["QUORATE_KEEP"] === undefined) rmSync(this.dir, { recursive: true, force: true });
   }

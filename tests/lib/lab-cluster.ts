@@ -14,7 +14,16 @@ import {
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { createLogger, guardedGet, isAlive, killTree, poll, Supervised, sendSignal } from "@quorate/common";
+import {
+  createLogger,
+  dropSharedMemory,
+  guardedGet,
+  isAlive,
+  killTree,
+  poll,
+  Supervised,
+  sendSignal,
+} from "@quorate/common";
 import { bringUp } from "@quorate/orchestrator/cli/bring-up.ts";
 import { certsInit } from "@quorate/orchestrator/cli/certs.ts";
 import { takePicture } from "@quorate/orchestrator/cli/sightings.ts";
@@ -384,6 +393,7 @@ export class LabCluster {
     }
     for (const id of this.ids) {
       this.signal(this.postgresPids(id), "SIGKILL");
+      await dropSharedMemory(path.join(paths.node(this.open.dir, id), "data"));
       await runFile("umount", ["--lazy", paths.node(this.open.dir, id)]).catch(() => undefined);
     }
   }
