@@ -1,29 +1,49 @@
-/** PgBouncer for the comparison: the one on the PATH, else Debian's package unpacked into the cache. */
+/**
+ * PgBouncer for the comparison: the one on the PATH if it can pass on prepared statements, else a newer one from the
+ * distribution in a root of its own in the cache.
+ */
 import { existsSync } from "node:fs";
-import { mkdir, readdir } from "node:fs/promises";
+import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { run } from "@quorate/common";
-import { cacheRoot } from "../scripts/lib/cache.ts";
+import { makeCacheDirectory } from "../scripts/lib/cache.ts";
+import { makeWrapper, newerDebs, unpack } from "../scripts/lib/private-root.ts";
 
-export type Program = { readonly file: string; readonly env: Record<string, string> };
+const suites = ["trixie"];
 
-export async function findPgbouncer(): Promise<Program> {
+export async function findPgbouncer(): Promise<string> {
   for (const directory of (process.env["PATH"] ?? "").split(":")) {
     const file = path.join(directory, "pgbouncer");
-    if (existsSync(file)) return { file, env: {} };
+    if (existsSync(file) && keepsPrepared(await pgbouncerVersion(file))) return file;
   }
-  const directory = path.join(cacheRoot(), "pgbouncer");
-  const file = path.join(directory, "usr/sbin/pgbouncer");
-  if (!existsSync(file)) {
-    await mkdir(directory, { recursive: true });
-    await run("apt-get", ["download", "pgbouncer", "libc-ares2", "libevent-2.1-7"], {
-      cwd: directory,
-      timeoutMs: 120_000,
-    });
-    for (const name of await readdir(directory)) {
-      if (name.endsWith(".deb")) await run("dpkg", ["-x", name, "."], { cwd: directory });
-    }
+  const cache = makeCacheDirectory("pgbouncer");
+  const script = path.join(cache, "bin/pgbouncer");
+  if (existsSync(script)) return script;
+  const downloads = await mkdtemp(path.join(tmpdir(), "quorate-debs-"));
+  const [fresh, root] = [path.join(cache, "root.new"), path.join(cache, "root")];
+  try {
+    const debs = await newerDebs("pgbouncer", suites, downloads);
+    await rm(fresh, { recursive: true, force: true });
+    await mkdir(fresh, { mode: 0o755 });
+    await unpack(debs, fresh);
+    await rm(root, { recursive: true, force: true });
+    await rename(fresh, root);
+    await makeWrapper(root, script, "usr/sbin/pgbouncer");
+  } finally {
+    await rm(downloads, { recursive: true, force: true });
   }
-  const machine = process.arch === "arm64" ? "aarch64" : "x86_64";
-  return { file, env: { LD_LIBRARY_PATH: path.join(directory, `usr/lib/${machine}-linux-gnu`) } };
+  return script;
+}
+
+/** As it says itself: `1.24`. */
+export async function pgbouncerVersion(file: string): Promise<string> {
+  const { stdout } = await run(file, ["--version"]);
+  return /PgBouncer (\d+\.\d+)/.exec(stdout)?.[1] ?? "0.0";
+}
+
+/** 1.21 and later. */
+export function keepsPrepared(version: string): boolean {
+  const [major = 0, minor = 0] = version.split(".").map(Number);
+  return major > 1 || minor >= 21;
 }

@@ -3,10 +3,10 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import * as net from "node:net";
 import path from "node:path";
-import { freePort, postgresUser, run } from "@quorate/common";
+import { freePort, postgresUser } from "@quorate/common";
 import type { TestPostgres } from "../gateway/test/lib/postgres.ts";
 import { repoRoot } from "../scripts/lib/repo.ts";
-import { findPgbouncer } from "./gateway-pgbouncer.ts";
+import { findPgbouncer, keepsPrepared, pgbouncerVersion } from "./gateway-pgbouncer.ts";
 
 export type Target = {
   readonly name: string;
@@ -52,7 +52,7 @@ function spawnWithFiles(
 
 async function pgbouncer(port: number, options: TargetOptions): Promise<ChildProcess> {
   const { postgres, directory, certFile, keyFile } = options;
-  const { file, env } = await findPgbouncer();
+  const file = await findPgbouncer();
   const ini = path.join(directory, "pgbouncer.ini");
   const lines = [
     "[databases]",
@@ -69,17 +69,10 @@ async function pgbouncer(port: number, options: TargetOptions): Promise<ChildPro
     `client_tls_cert_file=${certFile}`,
     `client_tls_key_file=${keyFile}`,
     "logfile=/dev/null",
-    ...((await keepsPrepared(file, env)) ? ["max_prepared_statements=200"] : []),
+    ...(keepsPrepared(await pgbouncerVersion(file)) ? ["max_prepared_statements=200"] : []),
   ];
   await writeFile(ini, `${lines.join("\n")}\n`);
-  return spawnWithFiles([file, "-q", ini], { env, ...postgresUser() });
-}
-
-/** PgBouncer 1.21 and later. */
-async function keepsPrepared(file: string, env: Record<string, string>): Promise<boolean> {
-  const { stdout } = await run(file, ["--version"], { env });
-  const version = /PgBouncer (\d+)\.(\d+)/.exec(stdout);
-  return Number(version?.[1] ?? 0) > 1 || Number(version?.[2] ?? 0) >= 21;
+  return spawnWithFiles([file, "-q", ini], postgresUser());
 }
 
 async function gateway(name: string, port: number, options: TargetOptions): Promise<ChildProcess> {

@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { commonErrors, messageOf, run } from "@quorate/common";
 import { Command } from "commander";
-import { withPrivateApt } from "./lib/apt.ts";
 import { cacheRoot, makeCacheDirectory, withLock } from "./lib/cache.ts";
-import { isAtLeast, minimumVersion, packagesFor, parseVersion, wrapperScript } from "./lib/pgbackrest.ts";
+import { isAtLeast, minimumVersion, parseVersion } from "./lib/pgbackrest.ts";
+import { makeWrapper, newerDebs, unpack } from "./lib/private-root.ts";
 import { type Progress, terminalProgress } from "./lib/progress.ts";
 
 export type Pgbackrest = {
@@ -45,10 +45,6 @@ async function findSystem(): Promise<Pgbackrest | undefined> {
   return undefined;
 }
 
-async function unpack(debs: readonly string[], directory: string): Promise<void> {
-  for (const deb of debs) await run("dpkg", ["-x", deb, directory], { timeoutMs: 60_000 });
-}
-
 async function debsFromFolder(folder: string): Promise<string[]> {
   const directory = path.join(folder, "pgbackrest-debs");
   if (!existsSync(directory)) throw new Error(`no folder ${directory}`);
@@ -58,35 +54,6 @@ async function debsFromFolder(folder: string): Promise<string[]> {
   return debs.map((name) => path.join(directory, name));
 }
 
-function debsFromDistribution(directory: string): Promise<string[]> {
-  return withPrivateApt("deb", suites, async (apt) => {
-    const options = ["--recurse", "--important", "--no-pre-depends"];
-    const packages = packagesFor("pgbackrest", await apt.aptCache(["depends", ...options, "pgbackrest"]));
-    await apt.aptGet(["download", ...packages], directory);
-    return (await readdir(directory)).map((name) => path.join(directory, name));
-  });
-}
-
-/** Finds the loader and the library directories of an unpacked root, and writes the script that starts with them. */
-async function makeWrapper(root: string, script: string, finalRoot: string): Promise<void> {
-  const directories: string[] = [];
-  let loader: string | undefined;
-  for (const base of ["usr/lib", "lib", "usr/lib64", "lib64"]) {
-    if (!existsSync(path.join(root, base))) continue;
-    for (const name of ["", ...(await readdir(path.join(root, base)))]) {
-      const directory = path.join(base, name);
-      const files = await readdir(path.join(root, directory)).catch((): string[] => []);
-      if (files.some((file) => /\.so\.\d/.test(file))) directories.push(path.join(finalRoot, directory));
-      const found = files.find((file) => /^ld-linux.*\.so\.\d+$/.test(file));
-      if (found !== undefined) loader ??= path.join(finalRoot, directory, found);
-    }
-  }
-  if (loader === undefined) throw new Error("the packages hold no dynamic loader");
-  const program = path.join(finalRoot, "usr/bin/pgbackrest");
-  await mkdir(path.dirname(script), { recursive: true, mode: 0o755 });
-  await writeFile(script, wrapperScript(script, loader, directories, program), { mode: 0o755 });
-}
-
 async function install(progress: Progress): Promise<void> {
   const cache = makeCacheDirectory("pgbackrest");
   const folder = process.env["QUORATE_SOURCE_DIR"];
@@ -94,7 +61,10 @@ async function install(progress: Progress): Promise<void> {
     ...(folder === undefined || folder === ""
       ? []
       : [{ name: `QUORATE_SOURCE_DIR=${folder}`, debs: () => debsFromFolder(folder) }]),
-    { name: "newer suites of the distribution", debs: debsFromDistribution },
+    {
+      name: "newer suites of the distribution",
+      debs: (directory: string) => newerDebs("pgbackrest", suites, directory),
+    },
   ];
   const refusals: string[] = [];
   for (const origin of origins) {
@@ -111,7 +81,7 @@ async function install(progress: Progress): Promise<void> {
       await rm(root, { recursive: true, force: true });
       await rename(fresh, root);
       const command = path.join(cache, "bin/pgbackrest");
-      await makeWrapper(root, command, root);
+      await makeWrapper(root, command, "usr/bin/pgbackrest");
       const { stdout } = await run(command, ["version"], { timeoutMs: 20_000 });
       const version = parseVersion(stdout);
       if (version === undefined || !isAtLeast(version, minimumVersion)) {

@@ -62,7 +62,7 @@ export function wrapperScript(
 ) {
   return [
     "#!/bin/sh",
-    "# pgBackRest of a newer release of the distribution, with the libraries that it was built for.",
+    "# From a newer release of the distribution, with the libraries that it was built for.",
     `exec ${quoted(loader)} --argv0 ${quoted(script)} --library-path ${quoted(directories.join(":"))} \\`,
     `  ${quoted(program)} "$@"`,
     "",
