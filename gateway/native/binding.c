@@ -97,6 +97,7 @@ clean_up(void *arg)
 	loop_stop(b);
 	for (int32_t id = 0; id < b->used; id++)
 		conn_drop(b, id, true);
+	uring_stop(b);
 	close(b->epoll);
 	table_free(b->conns, b->most);
 	free(b->free_ids);
@@ -184,6 +185,8 @@ js_pause(napi_env env, napi_callback_info info)
 	id = integer(env, args[0]);
 	c = &b->conns[id];
 	c->paused = integer(env, args[1]) != 0;
+	if (c->paused)
+		uring_leave(b, id);
 	if (c->state == OPEN)
 		conn_watch(b, id);
 	if (!c->paused && c->tls != NULL)
@@ -207,6 +210,7 @@ js_close(napi_env env, napi_callback_info info)
 		!(c->tls != NULL && tls_handshaking(c->tls)))
 	{
 		c->state = CLOSING;
+		uring_leave(b, id);
 		conn_watch(b, id);
 		return number(env, 0);
 	}
@@ -214,7 +218,7 @@ js_close(napi_env env, napi_callback_info info)
 	return number(env, 1);
 }
 
-/* The descriptor, which is the caller's from now on. */
+/* The descriptor, which is the caller's from now on; -1 while the kernel receives for it. */
 static napi_value
 js_release(napi_env env, napi_callback_info info)
 {
@@ -225,6 +229,8 @@ js_release(napi_env env, napi_callback_info info)
 
 	b = arguments(env, info, 1, args);
 	id = integer(env, args[0]);
+	if (b->conns[id].stream >= STREAMED)
+		return number(env, -1);
 	fd = b->conns[id].fd;
 	conn_drop(b, id, false);
 	return number(env, fd);
@@ -292,12 +298,21 @@ js_tls(napi_env env, napi_callback_info info)
 	id = integer(env, args[0]);
 	napi_get_buffer_info(env, args[2], &early, &early_size);
 	c = &b->conns[id];
-	if (c->state != OPEN || c->tls != NULL || c->queue_end > c->queue_at ||
+	if (c->state != OPEN || c->tls != NULL || c->queue_end > c->queue_at || c->stream >= STREAMED ||
 		!tls_begin(c, integer(env, args[1]), early, early_size))
 		return number(env, 0);
 	conn_watch(b, id);
 	conn_read_again(b, id);
 	return number(env, 1);
+}
+
+/* How often the kernel was asked to receive for a connection. */
+static napi_value
+js_streams(napi_env env, napi_callback_info info)
+{
+	napi_value	args[1];
+
+	return number(env, (int32_t) uring_streams(arguments(env, info, 0, args)));
 }
 
 static napi_value
@@ -311,10 +326,12 @@ functions_of(napi_env env, Batch *b)
 		{"send", js_send}, {"listen", js_listen}, {"port", js_port}, {"connect", js_connect},
 		{"pause", js_pause}, {"close", js_close}, {"release", js_release}, {"peer", js_peer},
 		{"hold", js_hold}, {"tlsContext", js_tls_context}, {"tls", js_tls},
+		{"streams", js_streams},
 	};
 	napi_value	object;
 
 	napi_create_object(env, &object);
+	napi_set_named_property(env, object, "uring", number(env, b->uring != NULL));
 	for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++)
 	{
 		napi_value	function;
@@ -325,22 +342,23 @@ functions_of(napi_env env, Batch *b)
 	return object;
 }
 
-/* start(wake, in, out, ops, events, queued, counts) -> the functions above */
+/* start(wake, in, out, ops, events, queued, counts, with io_uring if possible) -> the functions above */
 static napi_value
 js_start(napi_env env, napi_callback_info info)
 {
-	napi_value	args[7];
+	napi_value	args[8];
 	Batch	   *b = calloc(1, sizeof *b);
-	size_t		size;
+	size_t		size,
+				ops_size;
 
 	if (b == NULL)
 		return fail(env, "could not start", strerror(ENOMEM));
-	arguments(env, info, 7, args);
+	arguments(env, info, 8, args);
 	b->env = env;
 	napi_create_reference(env, args[0], 1, &b->wake);
 	napi_get_arraybuffer_info(env, args[1], (void **) &b->in, &b->in_size);
 	napi_get_arraybuffer_info(env, args[2], (void **) &b->out, &size);
-	napi_get_arraybuffer_info(env, args[3], (void **) &b->ops, &size);
+	napi_get_arraybuffer_info(env, args[3], (void **) &b->ops, &ops_size);
 	napi_get_arraybuffer_info(env, args[4], (void **) &b->events, &size);
 	b->events_size = size / 16;
 	napi_get_arraybuffer_info(env, args[5], (void **) &b->queued, &size);
@@ -352,6 +370,8 @@ js_start(napi_env env, napi_callback_info info)
 	b->again = calloc((size_t) b->most, sizeof(int32_t));
 	if (b->conns == NULL || b->free_ids == NULL || b->dying == NULL || b->again == NULL || !loop_start(b))
 		return fail(env, "could not start", strerror(errno));
+	if (integer(env, args[7]) != 0)
+		uring_start(b, ops_size / 12);
 	napi_add_env_cleanup_hook(env, clean_up, b);
 	return functions_of(env, b);
 }

@@ -20,6 +20,9 @@ wanted(const Conn *c)
 {
 	uint32_t	interest = 0;
 
+	/* The kernel receives for it. */
+	if (c->stream >= STREAMED)
+		return c->queue_end > c->queue_at ? EPOLLOUT : 0;
 	/* Of a paused connection, too, it must be known that its peer has gone. */
 	if (c->state == OPEN)
 		interest = c->paused ? EPOLLRDHUP : EPOLLIN;
@@ -36,11 +39,24 @@ conn_watch(Batch *b, int32_t id)
 {
 	Conn	   *c = &b->conns[id];
 	struct epoll_event e = {.events = wanted(c),.data.u32 = (uint32_t) id};
+	int			change = EPOLL_CTL_MOD;
 
-	if (c->state == FREE || c->state == DEAD || c->interest == e.events)
+	if (c->state == FREE || c->state == DEAD)
+		return;
+	/* A streamed one that has nothing to wait for isn't in the set: there its end would be told again and again. */
+	if (c->stream >= STREAMED && e.events == 0)
+	{
+		if (c->watched)
+			epoll_ctl(b->epoll, EPOLL_CTL_DEL, c->fd, NULL);
+		c->watched = 0;
+		return;
+	}
+	if (!c->watched)
+		change = EPOLL_CTL_ADD;
+	else if (c->interest == e.events)
 		return;
 	c->interest = e.events;
-	epoll_ctl(b->epoll, EPOLL_CTL_MOD, c->fd, &e);
+	c->watched = epoll_ctl(b->epoll, change, c->fd, &e) == 0;
 }
 
 int32_t
@@ -70,6 +86,7 @@ conn_add(Batch *b, int fd, uint8_t state, uint32_t interest)
 	c->fd = fd;
 	c->state = state;
 	c->interest = interest;
+	c->watched = 1;
 	b->queued[id] = 0;
 	return id;
 }
@@ -85,6 +102,7 @@ conn_drop(Batch *b, int32_t id, bool close_fd)
 	if (c->tls != NULL)
 		tls_end(c->tls, c->state == CLOSING || c->queue_end == c->queue_at);
 	c->tls = NULL;
+	uring_drop(b, id);
 	if (close_fd)
 		close(c->fd);
 	else
@@ -186,37 +204,49 @@ give_up_sending(Conn *c)
 	c->paused = 0;
 }
 
-/* Sends the ranges that JavaScript has listed. */
+/* What became of the sending of a range: so much has gone, or -1 with errno. The rest is queued. */
+void
+send_went(Batch *b, int32_t range, ssize_t sent)
+{
+	int32_t		id = b->ops[3 * range];
+	const char *bytes = b->out + b->ops[3 * range + 1];
+	size_t		length = (size_t) (b->ops[3 * range + 2] - b->ops[3 * range + 1]);
+
+	if (sent < 0)
+	{
+		if (!try_later())
+		{
+			give_up_sending(&b->conns[id]);
+			conn_watch(b, id);
+			return;
+		}
+		sent = 0;
+	}
+	if ((size_t) sent < length)
+		enqueue(b, id, bytes + sent, length - (size_t) sent);
+}
+
+/* Sends a range that JavaScript has listed. */
+void
+send_range(Batch *b, int32_t range)
+{
+	Conn	   *c = &b->conns[b->ops[3 * range]];
+	ssize_t		sent = 0;
+
+	if (c->state != OPEN && c->state != CONNECTING)
+		return;
+	if (c->state == OPEN && c->queue_end == c->queue_at && !(c->tls != NULL && tls_handshaking(c->tls)))
+		sent = send_some(c, b->out + b->ops[3 * range + 1],
+						 (size_t) (b->ops[3 * range + 2] - b->ops[3 * range + 1]));
+	send_went(b, range, sent);
+}
+
+/* Those of a turn, or of what happens outside of one. */
 void
 send_ranges(Batch *b, int32_t count)
 {
-	for (int32_t i = 0; i < count; i++)
-	{
-		int32_t		id = b->ops[3 * i];
-		const char *bytes = b->out + b->ops[3 * i + 1];
-		size_t		length = (size_t) (b->ops[3 * i + 2] - b->ops[3 * i + 1]);
-		Conn	   *c = &b->conns[id];
-		ssize_t		sent = 0;
-
-		if (c->state != OPEN && c->state != CONNECTING)
-			continue;
-		if (c->state == OPEN && c->queue_end == c->queue_at && !(c->tls != NULL && tls_handshaking(c->tls)))
-		{
-			sent = send_some(c, bytes, length);
-			if (sent < 0)
-			{
-				if (!try_later())
-				{
-					give_up_sending(c);
-					conn_watch(b, id);
-					continue;
-				}
-				sent = 0;
-			}
-		}
-		if ((size_t) sent < length)
-			enqueue(b, id, bytes + sent, length - (size_t) sent);
-	}
+	for (int32_t range = 0; range < count; range++)
+		send_range(b, range);
 }
 
 /* What was queued goes out as far as the socket takes it. */
@@ -344,6 +374,7 @@ receive(Batch *b, int32_t id, int32_t n)
 		b->in_used += (size_t) got;
 		if (more)
 			conn_read_again(b, id);
+		uring_consider(b, id, (size_t) got);
 	}
 	else if (got == 0 || !try_later())
 	{
@@ -385,7 +416,8 @@ take_ready(Batch *b, const struct epoll_event *ready, int count, int32_t n)
 			n = handshake(b, id, n);
 			continue;
 		}
-		if ((c->state == OPEN || c->state == CLOSING) && (what & EPOLLOUT))
+		/* A streamed one is here for its queue only: what else befalls it its receive will tell. */
+		if ((c->state == OPEN || c->state == CLOSING) && ((what & EPOLLOUT) || c->stream >= STREAMED))
 			n = flush_queue(b, id, n);
 		if (c->state == CLOSING && (what & (EPOLLHUP | EPOLLERR)))
 		{
@@ -393,6 +425,8 @@ take_ready(Batch *b, const struct epoll_event *ready, int count, int32_t n)
 			n = put_event(b, n, EV_CLOSED, id, 0, 0);
 			continue;
 		}
+		if (c->stream >= STREAMED)
+			continue;
 		if (c->state == OPEN && (what & EPOLLRDHUP) && c->paused)
 		{
 			c->paused = 0;

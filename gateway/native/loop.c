@@ -10,7 +10,7 @@
  * is due, or a watcher was added, which makes the timeout 0), we go back to it.
  *
  * A turn: receive into the input area, call JavaScript once, send what it has put into
- * the output area.
+ * the output area.  Where the kernel has io_uring, the waiting is done there, see uring.c.
  */
 #define _GNU_SOURCE
 #include "batch.h"
@@ -23,16 +23,38 @@ nothing(void *handle)
 	(void) handle;
 }
 
+/* A plain call: promises and what waits for the next tick go on only with settle_javascript(). */
 static void
 call_javascript(Batch *b)
 {
 	napi_handle_scope scope;
+	napi_value	wake,
+				error;
+
+	napi_open_handle_scope(b->env, &scope);
+	napi_get_reference_value(b->env, b->wake, &wake);
+	if (napi_call_function(b->env, wake, wake, 0, NULL, NULL) == NAPI_PENDING_EXCEPTION &&
+		napi_get_and_clear_last_exception(b->env, &error) == 0)
+		napi_fatal_exception(b->env, error);
+	napi_close_handle_scope(b->env, scope);
+}
+
+/* A turn without events, called in the way that costs more. */
+static void
+settle_javascript(Batch *b)
+{
+	napi_handle_scope scope;
 	napi_value	wake;
 
+	if (b->uring != NULL)
+		uring_settle(b);		/* what runs now may close what is to be sent to */
+	b->counts[0] = b->counts[1] = 0;
 	napi_open_handle_scope(b->env, &scope);
 	napi_get_reference_value(b->env, b->wake, &wake);
 	napi_make_callback(b->env, NULL, wake, wake, 0, NULL, NULL);
 	napi_close_handle_scope(b->env, scope);
+	b->settled_ms = uv_now(b->loop);
+	b->unsettled = false;
 }
 
 static int32_t
@@ -63,43 +85,81 @@ take_again(Batch *b, int32_t n)
 	return n;
 }
 
+/* Waits, and receives: how many events JavaScript gets. `back`: libuv has something, or nothing has come in time. */
+static int32_t
+wait_turn(Batch *b, int timeout_ms, bool *back)
+{
+	struct epoll_event ready[MAX_EVENTS];
+	bool		something;
+	int			count;
+	int32_t		events;
+
+	if (b->uring != NULL)
+		events = uring_wait(b, timeout_ms, ready, &count, &something);
+	else
+	{
+		count = epoll_wait(b->epoll, ready, MAX_EVENTS, b->again_count > 0 ? 0 : timeout_ms);
+		something = count > 0;
+		conn_free_dead(b);
+		b->in_used = 0;
+		events = 0;
+	}
+	*back = timeout_ms == 0 || !something;
+	for (int i = 0; i < count; i++)
+		*back |= ready[i].data.u32 == OUTER;
+	events = take_again(b, events);
+	if (count > 0)
+		events = take_ready(b, ready, count, events);
+	return events;
+}
+
+/*
+ * Most turns begin nothing asynchronous, and JavaScript says of the others that they may
+ * have.  Should it be wrong about one, that is settled within SETTLE_MS all the same.
+ */
+static int
+prepare_wait(Batch *b)
+{
+	int			timeout_ms;
+
+	uv_update_time(b->loop);
+	if (b->unsettled && uv_now(b->loop) - b->settled_ms >= SETTLE_MS)
+		settle_javascript(b);
+	uv_idle_stop(b->idle);		/* it would make the timeout 0 */
+	timeout_ms = uv_backend_timeout(b->loop);
+	uv_idle_start(b->idle, nothing);
+	if (b->unsettled && (timeout_ms < 0 || timeout_ms > SETTLE_MS))
+		timeout_ms = SETTLE_MS;
+	return timeout_ms;
+}
+
 static void
 on_check(void *handle)
 {
 	Batch	   *b = uv_handle_get_data(handle);
-	struct epoll_event ready[MAX_EVENTS];
+	bool		back = false;
 
-	while (b->running)
+	while (b->running && !back)
 	{
-		bool		outer = false;
-		int			timeout_ms,
-					count;
-		int32_t		events;
+		int32_t		events = wait_turn(b, prepare_wait(b), &back);
 
-		uv_update_time(b->loop);
-		uv_idle_stop(b->idle);	/* it would make the timeout 0 */
-		timeout_ms = uv_backend_timeout(b->loop);
-		uv_idle_start(b->idle, nothing);
-		count = epoll_wait(b->epoll, ready, MAX_EVENTS, b->again_count > 0 ? 0 : timeout_ms);
-		for (int i = 0; i < count; i++)
-			outer |= ready[i].data.u32 == OUTER;
-
-		conn_free_dead(b);
-		b->in_used = 0;
-		events = take_again(b, 0);
-		if (count > 0)
-			events = take_ready(b, ready, count, events);
-		if (events > 0)
-		{
-			b->counts[0] = events;
-			b->counts[1] = 0;
-			call_javascript(b);
+		if (events == 0)
+			continue;
+		b->counts[0] = events;
+		b->counts[1] = 0;
+		b->counts[2] = 1;
+		call_javascript(b);
+		if (b->uring != NULL)
+			uring_send(b, b->counts[1]);
+		else
 			send_ranges(b, b->counts[1]);
-			b->counts[1] = 0;
-		}
-		if (outer || timeout_ms == 0 || count <= 0)
-			break;
+		b->unsettled = true;
+		if (b->counts[2] != 0)
+			settle_javascript(b);
 	}
+	/* Whoever runs next may close what is to be sent to, and write where it lies. */
+	if (b->uring != NULL)
+		uring_settle(b);
 }
 
 bool
@@ -137,6 +197,8 @@ loop_run(Batch *b, bool on)
 	{
 		uv_check_stop(b->check);
 		uv_idle_stop(b->idle);
+		if (b->uring != NULL)
+			uring_settle(b);	/* what was closed last */
 	}
 }
 

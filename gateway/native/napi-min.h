@@ -20,6 +20,7 @@ typedef struct napi_handle_scope__ *napi_handle_scope;
 typedef struct napi_async_context__ *napi_async_context;
 typedef struct napi_callback_scope__ *napi_callback_scope;
 typedef int napi_status;		/* 0: ok */
+#define NAPI_PENDING_EXCEPTION 10
 typedef napi_value (*napi_callback) (napi_env env, napi_callback_info info);
 typedef void (*napi_finalize) (napi_env env, void *data, void *hint);
 
@@ -38,6 +39,9 @@ extern napi_status napi_get_undefined(napi_env, napi_value *);
 extern napi_status napi_open_handle_scope(napi_env, napi_handle_scope *);
 extern napi_status napi_close_handle_scope(napi_env, napi_handle_scope);
 extern napi_status napi_make_callback(napi_env, napi_async_context, napi_value, napi_value, size_t, const napi_value *, napi_value *);
+extern napi_status napi_call_function(napi_env, napi_value, napi_value, size_t, const napi_value *, napi_value *);
+extern napi_status napi_get_and_clear_last_exception(napi_env, napi_value *);
+extern napi_status napi_fatal_exception(napi_env, napi_value);
 extern napi_status napi_throw_error(napi_env, const char *, const char *);
 extern napi_status napi_get_uv_event_loop(napi_env, void **);
 extern napi_status napi_add_env_cleanup_hook(napi_env, void (*) (void *), void *);
@@ -56,6 +60,7 @@ extern int	uv_idle_stop(void *handle);
 extern int	uv_backend_fd(const void *loop);
 extern int	uv_backend_timeout(const void *loop);
 extern void uv_update_time(void *loop);
+extern uint64_t uv_now(const void *loop);
 extern void uv_close(void *handle, void (*cb) (void *handle));
 extern void uv_handle_set_data(void *handle, void *data);
 extern void *uv_handle_get_data(const void *handle);

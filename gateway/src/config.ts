@@ -28,7 +28,7 @@ export const configSchema = z.strictObject({
   zone: z.string().optional(),
   workers: z.int().min(1).max(64).default(1),
   /** native: batched I/O by the addon; net: Node's own sockets; auto: native where it can be built. */
-  transport: z.enum(["auto", "net", "native"]).default("auto"),
+  transport: z.enum(["auto", "net", "native", "epoll"]).default("auto"),
   authentication: z
     .strictObject({
       /** scram: clients are checked against the server's own verifiers; trust: not at all. */

@@ -385,10 +385,12 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
       if (this.processes.get(server.processId) === server) this.processes.delete(server.processId);
       this.room.gone(node);
     };
+    this.options.transport.began();
     return this.options.transport.connect(this.wayTo(endpoint), server);
   }
 
   mayConnect(wanting: Pool, node: string): boolean {
+    this.options.transport.began(); // it may ask for a lease
     return this.room.take(wanting, node, this.config.pool.total);
   }
 
@@ -409,6 +411,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   }
 
   log(level: "info" | "warn", text: string, fields: Record<string, unknown>): void {
+    this.options.transport.began();
     this.log_[level](fields, text);
   }
 

@@ -23,6 +23,9 @@ const functionsGoodForMs = 60_000;
 /** So long may a node that leads no more finish what it was asked before: its answers may be on their way. */
 const lastWordsMs = 1_000;
 
+/** So long who waits is left to those that give their connections back; a timer for each would cost more than they. */
+const askAfterMs = 5;
+
 /** What a leader that is handing over hasn't answered in this time, it probably holds. */
 const takeBackMs = 40;
 
@@ -296,7 +299,7 @@ export class Pool implements ServerOwner {
   #askForOne(): void {
     if (this.#asking) return;
     this.#asking = true;
-    this.host.later(0, () => {
+    this.host.later(askAfterMs, () => {
       this.#asking = false;
       if (this.waitingCount <= this.#connecting) return;
       for (const server of this.servers) if (server.holder?.yieldServer() === true) return;

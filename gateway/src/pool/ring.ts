@@ -126,7 +126,8 @@ export class Ring {
 
   /** Answers of our own are due. */
   get headIsMade(): boolean {
-    const { head } = this;
+    if (this.length === 0) return false;
+    const head = this.#kinds[this.#head] as number;
     return head === owed.parseMade || head === owed.closeMade || head === owed.copyEnd;
   }
 

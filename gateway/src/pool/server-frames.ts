@@ -60,6 +60,10 @@ export abstract class ServerFrames {
   abstract sendMade(): void;
   abstract close(reason: string): void;
 
+  get plain(): boolean {
+    return this.phase === "ready";
+  }
+
   data(bytes: Buffer, start: number, end: number): void {
     let at = start;
     if (this.#passing > 0) {

@@ -44,6 +44,10 @@ export class Client extends ClientInput implements LinkOwner, Waiter {
   /** Where a connection is waited for, or was had from last. */
   #from: Pool = this.pool;
 
+  get plain(): boolean {
+    return true;
+  }
+
   protected override get self(): this {
     return this;
   }

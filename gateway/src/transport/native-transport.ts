@@ -6,8 +6,10 @@
 import dns from "node:dns";
 import { createRequire } from "node:module";
 import * as net from "node:net";
+import { performance } from "node:perf_hooks";
 import type { SecureContext } from "node:tls";
 import { getSystemErrorName } from "node:util";
+import { NativeLink } from "./native-link.ts";
 import { NetLink, NetTransport } from "./net-transport.ts";
 import { pemOf } from "./secure-context.ts";
 import type {
@@ -28,10 +30,13 @@ type Addon = {
     events: ArrayBuffer,
     queued: ArrayBuffer,
     counts: ArrayBuffer,
+    uring: number,
   ): Instance;
 };
 
 type Instance = {
+  /** 1: the kernel's io_uring is used. */
+  readonly uring: number;
   send(ranges: number): void;
   listen(host: string, port: number, backlog: number, reusePort: number): number;
   port(id: number): number;
@@ -41,13 +46,15 @@ type Instance = {
   release(id: number): number;
   peer(id: number): string;
   hold(on: number): void;
+  streams(): number;
   tlsContext(certificates: Buffer, key: Buffer): number;
   tls(id: number, context: number, early: Buffer): number;
 };
 
 const event = { accept: 1, connected: 2, data: 3, drain: 4, closed: 5, secure: 6 } as const;
 
-const inputBytes = 1024 * 1024;
+/** With io_uring the addon gives about half of it to the kernel as buffers. */
+const inputBytes = 2304 * 1024;
 const outputBytes = 512 * 1024;
 const mostRanges = 8192;
 const mostEvents = 1024;
@@ -63,8 +70,6 @@ const copy = Buffer.prototype.copy as (
   from: number,
   end: number,
 ) => number;
-/** How long what is queued for a peer may take to go out after `close`. */
-const lingerMs = 5_000;
 
 export class NativeTransport implements Transport {
   readonly #addon: Instance;
@@ -73,7 +78,7 @@ export class NativeTransport implements Transport {
   readonly #output: Buffer;
   readonly #ranges: Int32Array;
   readonly #events: Int32Array;
-  /** Events from the addon, ranges for it. */
+  /** Events from the addon, ranges for it, and whether something asynchronous may have begun. */
   readonly #counts: Int32Array;
   readonly queued: Uint32Array;
   readonly #links: (NativeLink | undefined)[] = [];
@@ -91,13 +96,13 @@ export class NativeTransport implements Transport {
 
   static #ofThread: NativeTransport | undefined;
 
-  /** One per thread: only one can be where the thread's loop waits. */
-  static get(file: string, onBug: (error: unknown) => void): NativeTransport {
-    NativeTransport.#ofThread ??= new NativeTransport(file, onBug);
+  /** One per thread, as only one can be where the thread's loop waits: `uring` counts for who is first. */
+  static get(file: string, onBug: (error: unknown) => void, uring = true): NativeTransport {
+    NativeTransport.#ofThread ??= new NativeTransport(file, onBug, uring);
     return NativeTransport.#ofThread;
   }
 
-  private constructor(file: string, onBug: (error: unknown) => void) {
+  private constructor(file: string, onBug: (error: unknown) => void, uring: boolean) {
     this.#onBug = onBug;
     this.#net = new NetTransport(onBug);
     const input = new ArrayBuffer(inputBytes);
@@ -105,7 +110,7 @@ export class NativeTransport implements Transport {
     const ranges = new ArrayBuffer(mostRanges * 12);
     const events = new ArrayBuffer(mostEvents * 16);
     const queued = new ArrayBuffer(mostLinks * 4);
-    const counts = new ArrayBuffer(8);
+    const counts = new ArrayBuffer(12);
     this.#input = Buffer.from(input);
     this.#output = Buffer.from(output);
     this.#ranges = new Int32Array(ranges);
@@ -113,12 +118,24 @@ export class NativeTransport implements Transport {
     this.queued = new Uint32Array(queued);
     this.#counts = new Int32Array(counts);
     const addon = createRequire(import.meta.url)(file) as Addon;
-    this.#addon = addon.start(() => this.#wake(), input, output, ranges, events, queued, counts);
+    const wake = () => this.#wake();
+    this.#addon = addon.start(wake, input, output, ranges, events, queued, counts, uring ? 1 : 0);
+  }
+
+  /** Whether the kernel's io_uring is used. */
+  get uring(): boolean {
+    return this.#addon.uring === 1;
+  }
+
+  /** How often a connection was given to the kernel to receive for. */
+  get streams(): number {
+    return this.#addon.streams();
   }
 
   /** One turn: the addon has received, and will send what is listed at the end. */
   #wake(): void {
     this.#inTurn = true;
+    this.#plain = true;
     this.#turnMs = performance.now();
     const count = this.#counts[0] as number;
     for (let each = 0; each < count; each++) this.#handle(each * 4);
@@ -126,13 +143,18 @@ export class NativeTransport implements Transport {
     this.#inTurn = false;
     this.#net.outbox.flush();
     this.#counts[1] = this.#rangeCount;
+    this.#counts[2] = this.#plain ? 0 : 1;
     this.#rangeCount = 0;
     this.#length = 0;
     this.#lastId = -1;
   }
 
+  /** Nothing has happened in this turn that might have begun something asynchronous (promises, ticks). */
+  #plain = true;
+
   /** Its owner hears of it when everybody else has had the turn. */
   endSoon(link: NativeLink): void {
+    this.#plain = false;
     this.#ended.push(link);
     if (!this.#inTurn && this.#ended.length === 1) setImmediate(() => this.turn(() => this.#tellEnded()));
   }
@@ -152,6 +174,10 @@ export class NativeTransport implements Transport {
     }
   }
 
+  began(): void {
+    this.#plain = false;
+  }
+
   nowMs(): number {
     return this.#inTurn ? this.#turnMs : performance.now();
   }
@@ -160,11 +186,16 @@ export class NativeTransport implements Transport {
     const events = this.#events;
     const id = events[at + 1] as number;
     const link = this.#links[id];
+    if (events[at] !== event.data) this.#plain = false;
     try {
       switch (events[at]) {
-        case event.data:
-          link?.owner?.data(this.#input, events[at + 2] as number, events[at + 3] as number);
+        case event.data: {
+          const owner = link?.owner;
+          if (owner === undefined) return;
+          if (owner.plain !== true) this.#plain = false;
+          owner.data(this.#input, events[at + 2] as number, events[at + 3] as number);
           return;
+        }
         case event.accept:
           this.#accepted(id, events[at + 2] as number);
           return;
@@ -365,145 +396,15 @@ export class NativeTransport implements Transport {
   }
 
   /** Gives the connection to Node's own sockets. */
-  toNet(link: NativeLink): NetLink {
+  toNet(link: NativeLink): NetLink | undefined {
     this.#flush();
     const fd = this.#addon.release(link.id);
+    if (fd < 0) return undefined; // nobody asks for TLS in so many pieces
     this.forget(link.id);
     const moved = new NetLink(this.#net);
     const socket = new net.Socket({ fd, readable: true, writable: true });
     socket.setNoDelay(true);
     moved.hold(socket, { data() {}, drained() {}, closed: (reason) => link.ended(reason) });
     return moved;
-  }
-}
-
-export class NativeLink implements ServerSideLink {
-  readonly #transport: NativeTransport;
-  id: number;
-  #owner: LinkOwner | undefined;
-  connected: (() => void) | undefined;
-  cancelTimer: (() => void) | undefined;
-  over = false;
-  #moved: NetLink | undefined;
-  #paused = false;
-  #linger: NodeJS.Timeout | undefined;
-  #secure: ((link: ServerSideLink) => void) | undefined;
-  /** As negotiated by the addon. */
-  #alpn: string | false | null = null;
-
-  constructor(transport: NativeTransport, id: number) {
-    this.#transport = transport;
-    this.id = id;
-  }
-
-  get owner(): LinkOwner | undefined {
-    return this.#owner;
-  }
-
-  set owner(owner: LinkOwner | undefined) {
-    this.#owner = owner;
-    if (this.#moved !== undefined) this.#moved.owner = owner;
-  }
-
-  send(bytes: Uint8Array, start: number, end: number): void {
-    if (this.#moved !== undefined) this.#moved.send(bytes, start, end);
-    else if (!this.over && this.id >= 0) this.#transport.add(this.id, bytes, start, end);
-  }
-
-  get queued(): number {
-    if (this.#moved !== undefined) return this.#moved.queued;
-    return this.id < 0 ? 0 : (this.#transport.queued[this.id] as number);
-  }
-
-  pause(): void {
-    if (this.#moved !== undefined) this.#moved.pause();
-    else if (!this.#paused && this.id >= 0) {
-      this.#paused = true;
-      this.#transport.pause(this.id, true);
-    }
-  }
-
-  resume(): void {
-    if (this.#moved !== undefined) this.#moved.resume();
-    else if (this.#paused && this.id >= 0) {
-      this.#paused = false;
-      this.#transport.pause(this.id, false);
-    }
-  }
-
-  close(): void {
-    if (this.#moved !== undefined) this.#moved.close();
-    else this.#end(false);
-  }
-
-  destroy(): void {
-    if (this.#moved !== undefined) this.#moved.destroy();
-    else this.#end(true);
-  }
-
-  #end(atOnce: boolean): void {
-    if (this.over) return;
-    if (this.id < 0) {
-      this.fail("connection given up");
-      return;
-    }
-    if (!this.#transport.closeNow(this.id, atOnce)) {
-      this.#linger ??= setTimeout(() => this.destroy(), lingerMs);
-      return;
-    }
-    // The owner hears of it in a turn of its own, as with any other close.
-    this.over = true;
-    this.#transport.forget(this.id);
-    this.id = -1; // the number may be another link's by then
-    this.#transport.endSoon(this);
-  }
-
-  /** The handshake is done. */
-  secured(alpn: boolean): void {
-    this.#alpn = alpn ? "postgresql" : false;
-    const secure = this.#secure;
-    this.#secure = undefined;
-    secure?.(this);
-  }
-
-  fail(reason: string): void {
-    if (this.over) return;
-    if (this.id >= 0) this.#transport.closeNow(this.id, true);
-    this.ended(reason);
-  }
-
-  /** The connection is gone. */
-  ended(reason: string): void {
-    this.cancelTimer?.();
-    clearTimeout(this.#linger);
-    this.over = true;
-    if (this.id >= 0) this.#transport.forget(this.id);
-    this.id = -1;
-    const owner = this.#owner;
-    this.#owner = undefined;
-    owner?.closed(reason);
-  }
-
-  get peer(): string {
-    if (this.#moved !== undefined) return this.#moved.peer;
-    return this.over || this.id < 0 ? "gone" : this.#transport.peer(this.id);
-  }
-
-  get alpn(): string | false | null {
-    return this.#moved === undefined ? this.#alpn : this.#moved.alpn;
-  }
-
-  startTls(
-    context: SecureContext,
-    already: Buffer | undefined,
-    secure: (link: ServerSideLink) => void,
-  ): void {
-    if (this.over || this.#moved !== undefined) return;
-    this.#secure = secure;
-    if (this.#transport.startTls(this.id, context, already)) return;
-    const moved = this.#transport.toNet(this);
-    this.#moved = moved;
-    moved.owner = this.#owner;
-    moved.startTls(context, already, () => secure(this));
   }
 }

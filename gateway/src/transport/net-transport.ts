@@ -141,6 +141,8 @@ export class NetTransport implements Transport {
     this.outbox.endTurn();
   }
 
+  began(): void {}
+
   nowMs(): number {
     return performance.now();
   }

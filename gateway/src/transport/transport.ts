@@ -21,6 +21,8 @@ export interface Link {
 }
 
 export interface LinkOwner {
+  /** Its `data` begins nothing asynchronous, or says so by `Transport.began`. */
+  readonly plain?: boolean;
   /** The bytes are valid during the call only. */
   data(bytes: Buffer, start: number, end: number): void;
   /** `queued` has fallen to nothing after having been above the mark. */
@@ -62,6 +64,8 @@ export type Listener = {
 export interface Transport {
   listen(options: ListenOptions, accept: (link: ServerSideLink) => LinkOwner): Promise<Listener>;
   connect(options: ConnectOptions, owner: LinkOwner & { connected(): void }): Link;
+  /** In this turn something asynchronous may have begun (promises, ticks) by who is `plain` otherwise. */
+  began(): void;
   /** A clock that may stand still during a turn. */
   nowMs(): number;
   /** Runs something that sends outside of `data`, and sends it at the end. */

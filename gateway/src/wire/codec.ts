@@ -86,8 +86,14 @@ export function putInt32(bytes: Uint8Array, at: number, value: number): void {
   bytes[at + 3] = value;
 }
 
+/** Names are shorter: looking at their bytes here is cheaper than a call out of JavaScript, which looks to the end of the buffer. */
+const lookedAtHere = 48;
+
 /** Where the zero byte is at or after `at` and before `end`, or -1. */
 export function zeroAt(bytes: Uint8Array, at: number, end: number): number {
-  const found = bytes.indexOf(0, at);
-  return found >= 0 && found < end ? found : -1;
+  const stop = at + lookedAtHere < end ? at + lookedAtHere : end;
+  for (let next = at; next < stop; next++) if (bytes[next] === 0) return next;
+  if (stop >= end) return -1;
+  const found = bytes.indexOf(0, stop);
+  return found < end ? found : -1;
 }
