@@ -72,7 +72,7 @@ async function pgbouncer(port: number, options: TargetOptions): Promise<ChildPro
     ...(keepsPrepared(await pgbouncerVersion(file)) ? ["max_prepared_statements=200"] : []),
   ];
   await writeFile(ini, `${lines.join("\n")}\n`);
-  return spawnWithFiles([file, "-q", ini], postgresUser());
+  return spawnWithFiles([file, "-q", ini], { ...postgresUser() });
 }
 
 async function gateway(name: string, port: number, options: TargetOptions): Promise<ChildProcess> {
