@@ -139,6 +139,18 @@ t.test("control: without the extension each of these is", async (t) => {
     );
 });
 
+t.test("nor if its client leaves in the middle of that transaction", async (t) => {
+  const one = await startTestGateway(server, { pool: { size: 1 } });
+  t.teardown(() => one.close());
+  for (const kind of ["lock", "shared", "prepare"]) {
+    const first = await one.client({ database: "pooled" });
+    await first.query("begin");
+    await first.query(`insert into hits values ('${kind}')`);
+    await first.end();
+    t.same(await seenByAnother(one, "pooled", "select 1"), nothing, kind);
+  }
+});
+
 t.test("nor is it if the request was sent behind another one", async (t) => {
   const first = await RawClient.login(gateway.port, { user: "postgres", database: "pooled" });
   first.send(wire.query("select 1"), wire.query("insert into hits values ('lock')"));

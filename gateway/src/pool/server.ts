@@ -52,6 +52,8 @@ export class Server extends ServerErrors implements LinkOwner {
   shownLsn = 0n;
   /** They have, since the last ReadyForQuery outside of a transaction. */
   settingsChanged = false;
+  /** A query of our own ends a client's transaction: what it reports is that one's. */
+  endsTransaction = false;
   /** Its node leads no more: answers are awaited for a moment, nothing is sent. */
   retired = false;
   lastHolder: Holder | undefined;
@@ -226,7 +228,7 @@ export class Server extends ServerErrors implements LinkOwner {
         const value = bytes.utf8Slice(stop + 1, end - 1);
         if (name.startsWith("quorate.") && name !== "quorate.read") {
           if (name === "quorate.settings_changes") {
-            if (head !== owed.internal) this.settingsChanged = true;
+            if (head !== owed.internal || this.endsTransaction) this.settingsChanged = true;
             return false;
           }
           const lsn = parseLsn(value);

@@ -274,6 +274,7 @@ export class Client extends ClientInput implements LinkOwner, Waiter {
     if (this.elsewhere) {
       this.elsewhere = false;
       if (server.cancels > 0) this.swap("a request is being cancelled on it");
+      else if (server.settingsChanged) this.swap("a request that failed on it has left something behind");
       else {
         this.server = undefined;
         server.barred = false;
@@ -440,7 +441,9 @@ export class Client extends ClientInput implements LinkOwner, Waiter {
     const server = this.server;
     if (server === undefined) return;
     if (server.status !== txIdle) {
+      server.endsTransaction = true;
       server.internal("ROLLBACK", () => {
+        server.endsTransaction = false;
         if (server.phase !== "closed") this.#leave();
       });
       return;
@@ -452,7 +455,7 @@ export class Client extends ClientInput implements LinkOwner, Waiter {
       this.host.clientGone(this);
       return;
     }
-    if (this.pins !== 0 || this.needProbe || this.verbatim) {
+    if (this.pins !== 0 || this.needProbe || this.verbatim || server.settingsChanged) {
       this.pins = 0;
       this.needProbe = false;
       this.verbatim = false;
@@ -460,6 +463,7 @@ export class Client extends ClientInput implements LinkOwner, Waiter {
         if (server.phase === "closed") return;
         server.statements.clear();
         server.settings = noSettings;
+        server.settingsChanged = false;
         if (result.error !== undefined) server.close("its session can't be cleaned");
         else this.#leave();
       });
