@@ -42,12 +42,20 @@ function info(startedAtMs: number): string {
   return JSON.stringify([stanza]);
 }
 
-async function service(t: Test, startedAtMs: number, clock: () => number, schedule: object) {
+type Peer = () => Partial<ReturnType<BackupService["report"]>>;
+
+async function service(
+  t: Test,
+  startedAtMs: number,
+  clock: () => number,
+  schedule: object,
+  { repository = info(startedAtMs), peer = () => ({}) }: { repository?: string; peer?: Peer } = {},
+) {
   const root = await makePostgresTempDirectory("quorate-service-");
   t.teardown(() => rm(root, { recursive: true, force: true }));
   await chmod(root, 0o755);
   const at = (name: string): string => path.join(root, name);
-  await writeFile(at("info.json"), info(startedAtMs));
+  await writeFile(at("info.json"), repository);
   const script = [
     "#!/bin/sh",
     'case " $* " in',
@@ -87,7 +95,7 @@ async function service(t: Test, startedAtMs: number, clock: () => number, schedu
     logger: createLogger({ name: "test", level: "silent" }),
     clock,
     peers: {
-      ask: async () => [{ ...leader, backup: JSON.stringify(made.report()) }],
+      ask: async () => [{ ...leader, backup: JSON.stringify({ ...made.report(), ...peer() }) }],
       tell: async () => undefined,
       close: () => undefined,
     },
@@ -103,7 +111,8 @@ async function service(t: Test, startedAtMs: number, clock: () => number, schedu
   t.teardown(() => made.end());
   const alarm = (code: string) =>
     poll(() => made.report().alarms.find((each) => each.code === code), { what: code, timeoutMs: waitMs });
-  return { alarm, told, metrics: () => registry.metrics() };
+  const calm = () => poll(() => made.report().alarms.length === 0, { what: "no alarm", timeoutMs: waitMs });
+  return { alarm, calm, told, metrics: () => registry.metrics() };
 }
 
 test("a backup that is too old", async (t) => {
@@ -137,4 +146,25 @@ test("a verification and a restore test that fail", async (t) => {
   const page = await metrics();
   for (const line of [/^quorate_restore_test_ok 0$/m, /^quorate_verify_ok 0$/m]) t.match(page, line);
   t.match(page, /^quorate_backup_alarm\{code="verify_failed"\} 1$/m);
+});
+
+test("a repository that is empty here only", async (t) => {
+  const startedAtMs = Date.parse("2026-11-15T01:00:00Z");
+  const empty = JSON.stringify([]);
+  const picture = { seenAt: new Date(startedAtMs).toISOString(), oldest: null, newest: null };
+  let count = 1;
+  const peer: Peer = () => ({ repository: { ...picture, count } });
+  const { alarm, calm } = await service(
+    t,
+    startedAtMs,
+    () => startedAtMs + 1000,
+    {},
+    { repository: empty, peer },
+  );
+  t.match(await alarm("repository_unreachable"), {
+    message: /empty here, but n1 sees backups in it/,
+    todo: /^mount what is mounted there/,
+  });
+  count = 0;
+  t.ok(await calm(), "nobody sees any: it is the cluster's, and may be begun");
 });

@@ -26,7 +26,7 @@ import { Peers, remoteSystemIdentifier } from "./peers.ts";
 import { BackupError, Pgbackrest } from "./pgbackrest.ts";
 import { type BackupPaths, backupPaths, type LocalPostgres, type RemotePostgres } from "./pgbackrest-conf.ts";
 import type { Backup, RepositoryInfo } from "./repository-info.ts";
-import { gapOfLeader, newestSeenMs, placeOf, seenNodes, streamsFrom } from "./seen-nodes.ts";
+import { gapOfLeader, newestSeenMs, placeOf, seenNodes, streamsFrom, whoSeesBackups } from "./seen-nodes.ts";
 import { TlsServer } from "./tls-server.ts";
 
 export type BackupServiceOptions = {
@@ -277,6 +277,7 @@ export class BackupService {
       if (leads) await this.#archive.look(status, nowMs);
       this.#seen = await this.#peers.ask(status);
       if (this.#isOutdated(nowMs)) await this.#look();
+      this.#mustBeThePlace(status.node);
       if (leads) await this.#archive.tend(status, this.#info, nowMs);
       else if (this.#backup.tls !== undefined && this.#holdsRepository)
         await this.#archive.prepareRepository(this.#info);
@@ -303,6 +304,18 @@ export class BackupService {
     this.#infoAtMs = null;
     this.#info = await this.#pgbackrest.info();
     this.#infoAtMs = this.#clock();
+  }
+
+  /** No second archive is begun where the cluster's isn't mounted. */
+  #mustBeThePlace(self: string): void {
+    const seer = this.#info.kind === "absent" ? whoSeesBackups(self, this.#seen) : null;
+    if (seer === null) return;
+    const failure = {
+      code: "repository_unreachable",
+      message: `the repository is empty here, but ${seer} sees backups in it`,
+      todo: "mount what is mounted there, or make backup.repository in sidecar.json the same place; WAL waits",
+    } as const;
+    throw new BackupError(failure, "reading the repository");
   }
 
   #renewCertificates(): void {

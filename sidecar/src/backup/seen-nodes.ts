@@ -52,6 +52,14 @@ export function seenNodes(
   return [...known, ...strangers];
 }
 
+/** Another node that sees backups in its repository: one that is empty here is then another place, or not mounted. */
+export function whoSeesBackups(own: string, others: readonly NodeStatus[]): string | null {
+  const seer = others.find(
+    ({ node, backup }) => node !== own && (readReport(backup)?.repository?.count ?? 0) > 0,
+  );
+  return seer?.node ?? null;
+}
+
 /** The gap of the archive, of which only the leader knows. */
 export function gapOfLeader(others: readonly NodeStatus[]): Gap | null {
   for (const { state, backup } of others) {
