@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { run } from "@quorate/common";
 import type { TestPostgres } from "../gateway/test/lib/postgres.ts";
 import { repoRoot } from "../scripts/lib/repo.ts";
@@ -60,19 +61,37 @@ export async function measure(
 }
 
 const perHolder = 5_000;
+/** A heap that has grown while clients came is swept when nothing happens any more; that is soon enough. */
+const calmMs = 20_000;
 
-/** Bytes of private memory per idle client; undefined for the server itself. The clients are in processes of their own. */
-export async function idleMemory(target: Target, count: number, tls: boolean): Promise<number | undefined> {
-  const { pid } = target;
-  if (pid === undefined) return undefined;
+export type IdleMemory = {
+  /** Bytes of private memory per client, right after the last has come … */
+  readonly atOnce: number;
+  /** … and when nothing has happened for a while. */
+  readonly later: number;
+};
+
+/** What so many idle clients cost each target, all at the same time. The clients are in processes of their own. */
+export async function idleMemory(
+  targets: readonly Target[],
+  count: number,
+  tls: boolean,
+): Promise<IdleMemory[]> {
+  const pids = targets.map(({ pid }) => pid ?? 0);
   const holders: ChildProcess[] = [];
+  const bytesEach = (before: readonly number[]): number[] =>
+    pids.map((pid, at) => ((privateKb(pid) - (before[at] ?? 0)) * 1024) / count);
+  let address = 0;
   try {
     // One of them first: what is made once is not a client's.
-    holders.push(await hold(target.port, 1, 0, tls));
-    const before = privateKb(pid);
-    for (let at = 0; at * perHolder < count; at++)
-      holders.push(await hold(target.port, Math.min(perHolder, count - at * perHolder), at + 1, tls));
-    return ((privateKb(pid) - before) * 1024) / count;
+    for (const { port } of targets) holders.push(await hold(port, 1, address++, tls));
+    const before = pids.map(privateKb);
+    for (const { port } of targets)
+      for (let held = 0; held < count; held += perHolder)
+        holders.push(await hold(port, Math.min(perHolder, count - held), address++, tls));
+    const atOnce = bytesEach(before);
+    await sleep(calmMs);
+    return bytesEach(before).map((later, at) => ({ atOnce: atOnce[at] as number, later }));
   } finally {
     await Promise.all(
       holders.map((each) => {

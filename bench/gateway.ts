@@ -31,6 +31,10 @@ const given = new Command("bench:gateway")
   .option("--large <count>", "queries of a large result (190 kB each); 0: none", "2000")
   .option("--churn <count>", "connections of one transaction; 0: none", "2000")
   .option("--idle <list>", "memory at so many idle clients", "1000,5000,10000,20000")
+  .option(
+    "--together",
+    "the idle clients of all targets at the same time: more than one process may have files for",
+  )
   .option("--json <file>", "all medians as JSON")
   .parse()
   .opts<Record<string, string>>();
@@ -131,6 +135,16 @@ async function compare(targets: readonly Target[], postgres: TestPostgres, each:
   }
 }
 
+async function compareIdle(group: readonly Target[], count: number, tls: string): Promise<void> {
+  const memory = await idleMemory(group, count, tls === "on");
+  for (const [at, { atOnce, later }] of memory.entries()) {
+    const target = group[at]?.name ?? "";
+    figures.push({ case: `${count} idle clients, TLS ${tls}`, target, bytes: later });
+    const [now, then] = [atOnce.toFixed(0), later.toFixed(0)];
+    console.log(`${count} idle clients, TLS ${tls}  ${target.padEnd(16)} ${now} bytes each, ${then} later`);
+  }
+}
+
 const directory = await mkdtemp(path.join(tmpdir(), "bench-gateway-"));
 await chmod(directory, 0o755);
 const certFile = path.join(directory, "cert.pem");
@@ -156,18 +170,10 @@ try {
     targets.push(await startTarget(name, { postgres, directory, pool, certFile, keyFile }));
   console.log(`pool ${pool}, ${transactions} transactions, medians of ${rounds} rounds`);
   for (const each of cases(largeScript)) await compare(targets, postgres, each);
-  for (const tls of words("tls")) {
-    for (const count of numbers("idle")) {
-      for (const target of targets) {
-        const bytes = await idleMemory(target, count, tls === "on");
-        if (bytes === undefined) continue;
-        figures.push({ case: `${count} idle clients, TLS ${tls}`, target: target.name, bytes });
-        console.log(
-          `${count} idle clients, TLS ${tls}  ${target.name.padEnd(16)} ${bytes.toFixed(0)} bytes each`,
-        );
-      }
-    }
-  }
+  const proxies = targets.filter(({ pid }) => pid !== undefined);
+  const groups = given["together"] === undefined ? proxies.map((each) => [each]) : [proxies];
+  for (const tls of words("tls"))
+    for (const count of numbers("idle")) for (const group of groups) await compareIdle(group, count, tls);
 } finally {
   for (const target of targets) target.stop();
   await postgres.stop();
