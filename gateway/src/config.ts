@@ -27,7 +27,10 @@ export const configSchema = z.strictObject({
   /** Where this gateway is: followers of the same zone are read first. */
   zone: z.string().optional(),
   workers: z.int().min(1).max(64).default(1),
-  /** native: batched I/O by the addon; net: Node's own sockets; auto: native where it can be built. */
+  /**
+   * native: batched I/O by the addon, with io_uring where the kernel offers it; epoll: the same without io_uring; net:
+   * Node's own sockets; auto: native where it can be built.
+   */
   transport: z.enum(["auto", "net", "native", "epoll"]).default("auto"),
   authentication: z
     .strictObject({

@@ -62,7 +62,13 @@ function chooseTransport(config: Config, log: Logger): Transport {
   const onBug = (error: unknown) => log.error({ error }, "a bug in a session: its connection was closed");
   if (config.transport === "net") return new NetTransport(onBug);
   const build = buildNative();
-  if ("file" in build) return NativeTransport.get(build.file, onBug, config.transport !== "epoll");
+  if ("file" in build) {
+    const wanted = config.transport !== "epoll";
+    const transport = NativeTransport.get(build.file, onBug, wanted);
+    if (wanted && !transport.uring)
+      log.info("no io_uring on this kernel or in this container: epoll is used");
+    return transport;
+  }
   if (config.transport !== "auto") throw new Error(`the native transport can't be built: ${build.reason}`);
   log.info({ reason: build.reason }, "no native transport: Node's own sockets are used");
   return new NetTransport(onBug);
