@@ -11,6 +11,8 @@ export type TlsServerOptions = {
   readonly logger: Logger;
 };
 
+/** util-linux: the kernel ends it when its sidecar ends, however that happens. */
+const withItsParent = ["setpriv", "--pdeathsig", "TERM"] as const;
 const restartDelayMs = 2_000;
 const stopTimeoutMs = 5_000;
 
@@ -28,9 +30,17 @@ export class TlsServer {
     if (this.#ended) return;
     const { command, conf, osUser, cwd, logger } = this.#options;
     const env = { ...process.env, ...pgbackrestEnvironment() };
+    const [program, ...through] = withItsParent;
     const child = spawn(
-      command,
-      [`--config=${conf}`, "--log-level-console=off", "--log-level-stderr=warn", "server"],
+      program,
+      [
+        ...through,
+        command,
+        `--config=${conf}`,
+        "--log-level-console=off",
+        "--log-level-stderr=warn",
+        "server",
+      ],
       asPostgres({ stdio: ["ignore", "ignore", "pipe"], cwd, env }, osUser),
     );
     this.#child = child;
