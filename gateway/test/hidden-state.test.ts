@@ -3,12 +3,13 @@
 // another client. GATEWAY_FUZZ_PROGRAMS and GATEWAY_FUZZ_SEED as in session-fuzz.test.ts.
 import path from "node:path";
 import { runAsPostgres } from "@quorate/common";
+import pg from "pg";
 import t from "tap";
 import { ensurePostgres } from "../../scripts/build-postgres.ts";
 import { startLoadedServer } from "../../scripts/lib/postgres/loaded.ts";
 import { startTestGateway, type TestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
-import { runProgram, scatter } from "./lib/programs.ts";
+import { onlyLeft, runProgram, scatter } from "./lib/programs.ts";
 import type { Random } from "./lib/random.ts";
 import { RawClient, wire } from "./lib/raw-client.ts";
 
@@ -161,7 +162,12 @@ t.test("nor is it if the request was sent behind another one", async (t) => {
   await second.end();
 });
 
+const admin = new pg.Client({ ...server, user: "postgres", database: "postgres" });
+await admin.connect();
+t.teardown(() => admin.end());
+
 const fuzzed = {
+  settled: (left: number) => onlyLeft(gateway, admin, left),
   between: (random: Random) => scatter(gateway, random),
   direct: `${loaded.env.PGHOST}/.s.PGSQL.${loaded.env.PGPORT}`,
   pooled: gateway.port,

@@ -3,10 +3,11 @@
  * than clients: every answer must be the same, message by message. GATEWAY_FUZZ_PROGRAMS runs more of them,
  * GATEWAY_FUZZ_SEED begins elsewhere.
  */
+import pg from "pg";
 import t from "tap";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
-import { runProgram, scatter } from "./lib/programs.ts";
+import { onlyLeft, runProgram, scatter } from "./lib/programs.ts";
 import type { Random } from "./lib/random.ts";
 
 const programs = Number(process.env["GATEWAY_FUZZ_PROGRAMS"] ?? 40);
@@ -150,7 +151,17 @@ const startups = [
   { timezone: "Asia/Tokyo", datestyle: "ymd" },
 ];
 
+const admin = new pg.Client({
+  host: "127.0.0.1",
+  port: postgres.port,
+  user: "postgres",
+  database: "postgres",
+});
+await admin.connect();
+t.teardown(() => admin.end());
+
 const fuzzed = {
+  settled: (left: number) => onlyLeft(gateway, admin, left),
   between: (random: Random) => scatter(gateway, random),
   direct: postgres.port,
   pooled: gateway.port,

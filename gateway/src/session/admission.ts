@@ -98,8 +98,8 @@ const setsTempBuffers = (effect: Effect): boolean => effect.kind === "set" && ef
 export function enterVerbatim(client: Client, server: Server): void {
   client.blocked = true;
   client.verbatim = true;
-  // A function may have prepared something for the client: then only what is shared goes.
-  const hasOwn = (client.pins & probedPins) !== 0;
+  // A function may have prepared something for the client, also in the open transaction: then only what is shared goes.
+  const hasOwn = (client.pins & probedPins) !== 0 || server.status !== txIdle || server.settingsChanged;
   client.pins |= pins.prepared;
   if (hasOwn) server.closeShared();
   server.internal(hasOwn ? "" : "DEALLOCATE ALL", () => {

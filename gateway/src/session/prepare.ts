@@ -1,7 +1,7 @@
 /** Parse: statements that clients share, and the names that they have on a server. */
 import { owed } from "../pool/ring.ts";
 import type { Server } from "../pool/server.ts";
-import { isText, type Statement } from "../pool/statements.ts";
+import { isText, type Statement, serverNamePrefix } from "../pool/statements.ts";
 import { closeStatement, message } from "../wire/build.ts";
 import { fe, putInt32, txFailed, zeroAt } from "../wire/codec.ts";
 import { wireError } from "../wire/errors.ts";
@@ -50,10 +50,8 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
   client.unsynced = true;
   if (name !== "") client.segmentNames = true;
   const previous = name === "" ? client.unnamed : client.statements?.get(name);
-  // A failed transaction accepts no Parse: only the server can say so.
-  if (!client.verbatim && server.statements.has(statement)) {
-    if (server.status === txFailed) server.statements.drop(statement);
-    else if (server.statements.outdated(statement, pool.host.statements.epoch))
+  if (!client.verbatim && server.statements.has(statement) && server.status !== txFailed) {
+    if (server.statements.outdated(statement, pool.host.statements.epoch))
       statement = pool.host.statements.renew(statement);
   }
   const isThere = !client.verbatim || client.notMade?.get(name) === previous;
@@ -62,6 +60,9 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
       // Postgres looks at the name last: other errors come first.
       sendParse(server, statement);
       server.ring.push(owed.parseHidden, undefined, statement);
+    } else if (server.status === txFailed) {
+      tryParse(server, statement);
+      server.ring.push(owed.parseHidden);
     }
     const shown = bytes.utf8Slice(at + 5, nameEnd);
     return fail(client, server, wireError("ERROR", "42P05", `prepared statement "${shown}" already exists`));
@@ -71,7 +72,10 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
     if (name === "") server.unnamed = statement;
     server.link.send(bytes, at, next);
   } else if (server.statements.has(statement)) {
-    server.ring.push(owed.parseMade, undefined, statement, name, previous);
+    if (server.status === txFailed) {
+      tryParse(server, statement);
+      server.ring.push(owed.parse, undefined, undefined, name, previous);
+    } else server.ring.push(owed.parseMade, undefined, statement, name, previous);
   } else {
     sendParse(server, statement);
     server.ring.push(owed.parse, undefined, statement, name, previous);
@@ -84,6 +88,14 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
   }
   return done;
 }
+
+/** A failed transaction accepts hardly any text: only the server can say so, who is given it under another name. */
+function tryParse(server: Server, { body }: Statement): void {
+  const parse = Buffer.concat([closeStatement(tried), message(fe.parse, `${tried}\0`, body)]);
+  server.ring.push(owed.closeHidden);
+  server.link.send(parse, 0, parse.length);
+}
+const tried = `${serverNamePrefix}tried`;
 
 export function sendParse(server: Server, statement: Statement): void {
   const { serverName, body } = statement;

@@ -2,6 +2,8 @@
  * Random programs of several clients, run on direct connections and through the gateway with fewer server connections
  * than clients: every answer must be the same, message by message.
  */
+import { poll } from "@quorate/common";
+import type pg from "pg";
 import type { Server } from "../../src/pool/server.ts";
 import type { TestGateway } from "./gateway.ts";
 import { type Random, randomFrom } from "./random.ts";
@@ -17,9 +19,24 @@ export type Programs = {
   readonly statements: readonly string[];
   /** … and with the extended protocol; $1 is an integer, or not. */
   readonly prepared: readonly string[];
+  /** Resolves when only so many sessions are left on both ways: clients leave in whatever state they are. */
+  settled(left: number): Promise<void>;
   /** Runs after each step. */
   between?(random: Random): void;
 };
+
+/** `admin`: a connection to the server, to another database than theirs. */
+export async function onlyLeft(gateway: TestGateway, admin: pg.Client, left: number): Promise<void> {
+  const text =
+    "select count(*)::int as n from pg_stat_activity where datname = 'direct' and backend_type = 'client backend'";
+  await poll(
+    async () => gateway.worker.clients.size === left && (await admin.query(text)).rows[0].n === left,
+    {
+      what: "those who have left to be gone",
+      timeoutMs: 20_000,
+    },
+  );
+}
 
 /** Whoever comes next gets any idle connection, not the one that he had: what has to follow him is put to the test. */
 export function scatter(gateway: TestGateway, random: Random): void {
@@ -108,21 +125,29 @@ const same = (wanted: string | undefined, got: string | undefined): boolean =>
 export async function runProgram(programs: Programs, seed: number): Promise<string | undefined> {
   const { clientCount, stepsPerProgram, startups, statements, prepared } = programs;
   const random = randomFrom(seed);
-  const pairs = await Promise.all(
-    Array.from({ length: clientCount }, async (_, at) => {
-      const parameters = { user: "postgres", ...startups[at % startups.length] };
-      return {
-        direct: await RawClient.login(programs.direct, { ...parameters, database: "direct" }),
-        pooled: await RawClient.login(programs.pooled, { ...parameters, database: "pooled" }),
-      };
-    }),
-  );
+  const enter = async (at: number) => {
+    const parameters = { user: "postgres", ...startups[at % startups.length] };
+    return {
+      direct: await RawClient.login(programs.direct, { ...parameters, database: "direct" }),
+      pooled: await RawClient.login(programs.pooled, { ...parameters, database: "pooled" }),
+    };
+  };
+  await programs.settled(0);
+  const pairs = await Promise.all(Array.from({ length: clientCount }, (_, at) => enter(at)));
   const history: string[] = [];
   const chance = randomFrom(seed + 1);
   try {
     for (let step = 0; step < stepsPerProgram; step++) {
       const who = random.below(clientCount);
       const { direct, pooled } = pairs[who] as (typeof pairs)[number];
+      if (random.chance(0.03)) {
+        history.push(`${who}: leaves, and comes again`);
+        direct.close();
+        pooled.close();
+        await programs.settled(clientCount - 1);
+        pairs[who] = await enter(who);
+        continue;
+      }
       const { text, messages, ready } = random.chance(0.7)
         ? simple(random.pick(statements))
         : extended(random, prepared);
