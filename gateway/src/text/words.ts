@@ -1,6 +1,8 @@
 /** Words that the lexer knows: a hash finds the candidate, its bytes are compared. */
 export class WordSet {
   readonly #buckets = new Map<number, Uint8Array[]>();
+  /** Zero where no word's hash ends so: most words of a statement need no more than this look. */
+  readonly #endings = new Uint8Array(4096);
 
   constructor(words: Iterable<string> = []) {
     for (const word of words) this.add(word);
@@ -10,6 +12,7 @@ export class WordSet {
     const bytes = new TextEncoder().encode(word);
     let hash = hashStart;
     for (const byte of bytes) hash = hashStep(hash, byte);
+    this.#endings[hash & 4095] = 1;
     const bucket = this.#buckets.get(hash);
     if (bucket === undefined) this.#buckets.set(hash, [bytes]);
     else if (!bucket.some((each) => sameWord(each, bytes, 0, bytes.length, false))) bucket.push(bytes);
@@ -21,6 +24,7 @@ export class WordSet {
 
   /** `hash` is that of the (lower-cased, if `fold`) bytes in [start, end). */
   has(hash: number, bytes: Uint8Array, start: number, end: number, fold: boolean): boolean {
+    if (this.#endings[hash & 4095] === 0) return false;
     const bucket = this.#buckets.get(hash);
     if (bucket === undefined) return false;
     for (const each of bucket) if (sameWord(each, bytes, start, end, fold)) return true;

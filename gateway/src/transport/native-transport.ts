@@ -132,7 +132,7 @@ export class NativeTransport implements Transport {
     return this.#addon.streams();
   }
 
-  /** One turn: the addon has received, and will send what is listed at the end. */
+  /** One turn: the addon has received, and will send what is listed at the end. Without events: what was begun goes on. */
   #wake(): void {
     this.#inTurn = true;
     this.#plain = true;
@@ -142,6 +142,11 @@ export class NativeTransport implements Transport {
     if (this.#ended.length > 0) this.#tellEnded();
     this.#inTurn = false;
     this.#net.outbox.flush();
+    if (count === 0) {
+      // Promises and ticks go on behind this call, and may send: the output area must be free by then.
+      this.#flush();
+      return;
+    }
     this.#counts[1] = this.#rangeCount;
     this.#counts[2] = this.#plain ? 0 : 1;
     this.#rangeCount = 0;
