@@ -116,6 +116,31 @@ t.test("random parts, transactions and resets by clients that take turns", async
   await compareEach(t, clients, steps());
 });
 
+t.test("startup parameters that are reset in a transaction", async (t) => {
+  const show = "show work_mem";
+  await compareEach(t, await pairs(["-c work_mem=8MB", "-c work_mem=6MB"]), [
+    [0, "begin"],
+    [0, "reset work_mem; set work_mem = '5MB'"],
+    [0, show],
+    [0, "commit"],
+    [1, show],
+    [0, show],
+    [0, "begin"],
+    [0, "reset all"],
+    [0, show],
+    [0, "do $$ begin perform set_config('work_mem', '9MB', false); end $$"],
+    [0, "commit"],
+    [0, show],
+    [1, show],
+    [0, show],
+    [0, "begin"],
+    [0, "reset work_mem"],
+    [0, "rollback"],
+    [1, show],
+    [0, show],
+  ]);
+});
+
 t.test("the text search configuration is the one that the name meant when it was set", async (t) => {
   const show = "show default_text_search_config";
   await compareEach(t, await pairs([undefined, undefined]), [
