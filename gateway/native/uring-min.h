@@ -3,9 +3,7 @@
  *		The part of Linux's io_uring interface that this addon uses.
  *
  * The kernel's binary interface doesn't change, headers of distributions are often
- * older than the kernel they run on: so what is needed is declared here.  Wanted are
- * buffers that the kernel chooses for a receive that goes on (6.0), and work that is
- * done when we wait, not when it comes (6.1).
+ * older than the kernel they run on: so what is needed is declared here.
  */
 #ifndef URING_MIN_H
 #define URING_MIN_H
@@ -130,7 +128,8 @@ enum
 
 enum
 {
-	FEAT_SINGLE_MMAP = 1 << 0, FEAT_NODROP = 1 << 1, FEAT_EXT_ARG = 1 << 8, FEAT_CQE_SKIP = 1 << 11
+	FEAT_SINGLE_MMAP = 1 << 0, FEAT_NODROP = 1 << 1, FEAT_EXT_ARG = 1 << 8, FEAT_CQE_SKIP = 1 << 11,
+	FEAT_MIN_TIMEOUT = 1 << 15
 };
 
 enum

@@ -501,12 +501,13 @@ uring_stop(Batch *b)
 
 /*
  * The last part of the input area becomes the buffers.  False: this kernel, or what
- * guards it, doesn't offer what is wanted.
+ * guards it, doesn't offer what is wanted.  All of it is there since 6.1; the last feature,
+ * which isn't used, keeps kernels before 6.12 out, whose receives were mended several times.
  */
 bool
 uring_start(Batch *b, size_t most_ranges)
 {
-	const uint32_t wanted = FEAT_SINGLE_MMAP | FEAT_NODROP | FEAT_EXT_ARG | FEAT_CQE_SKIP;
+	const uint32_t wanted = FEAT_SINGLE_MMAP | FEAT_NODROP | FEAT_EXT_ARG | FEAT_CQE_SKIP | FEAT_MIN_TIMEOUT;
 	UringParams p = {.flags = SETUP_CQSIZE | SETUP_SUBMIT_ALL | SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN};
 	Uring	   *u = calloc(1, sizeof *u);
 
