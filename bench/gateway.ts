@@ -44,6 +44,7 @@ const words = (name: string): string[] => (given[name] ?? "").split(",").filter(
 const [rounds = 1] = numbers("rounds");
 const [transactions = 1] = numbers("transactions");
 const [warmUp = 1] = numbers("warmUp");
+const [pool = 16] = numbers("pool");
 
 type Figure = {
   readonly case: string;
@@ -135,13 +136,21 @@ async function compare(targets: readonly Target[], postgres: TestPostgres, each:
   }
 }
 
-async function compareIdle(group: readonly Target[], count: number, tls: string): Promise<void> {
-  const memory = await idleMemory(group, count, tls === "on");
-  for (const [at, { atOnce, later }] of memory.entries()) {
-    const target = group[at]?.name ?? "";
-    figures.push({ case: `${count} idle clients, TLS ${tls}`, target, bytes: later });
-    const [now, then] = [atOnce.toFixed(0), later.toFixed(0)];
-    console.log(`${count} idle clients, TLS ${tls}  ${target.padEnd(16)} ${now} bytes each, ${then} later`);
+/** On proxies that have just been started: what a heap has grown for others would be there already. */
+async function compareIdle(names: readonly string[], count: number, tls: string): Promise<void> {
+  const group: Target[] = [];
+  try {
+    for (const name of names)
+      group.push(await startTarget(name, { postgres, directory, pool, certFile, keyFile }));
+    const memory = await idleMemory(group, count, tls === "on");
+    for (const [at, { atOnce, later }] of memory.entries()) {
+      const target = group[at]?.name ?? "";
+      figures.push({ case: `${count} idle clients, TLS ${tls}`, target, bytes: later });
+      const [now, then] = [atOnce.toFixed(0), later.toFixed(0)];
+      console.log(`${count} idle clients, TLS ${tls}  ${target.padEnd(16)} ${now} bytes each, ${then} later`);
+    }
+  } finally {
+    for (const target of group) target.stop();
   }
 }
 
@@ -156,7 +165,7 @@ await chmod(keyFile, 0o644);
 const largeScript = path.join(directory, "large.sql");
 await writeFile(largeScript, "select i, repeat('x', 180) from generate_series(1, 1000) i;\n");
 const postgres = await startPostgres({
-  max_connections: 300,
+  max_connections: 400,
   shared_buffers: "'256MB'",
   synchronous_commit: "off",
 });
@@ -165,12 +174,11 @@ try {
   const pgbench = path.join(postgres.build.bin, "pgbench");
   const at = ["-h", "127.0.0.1", "-p", String(postgres.port), "-U", "postgres"];
   await run(pgbench, [...at, "-i", "-q", "-s", "10", "postgres"], { timeoutMs: 600_000 });
-  const [pool = 16] = numbers("pool");
   for (const name of words("targets"))
     targets.push(await startTarget(name, { postgres, directory, pool, certFile, keyFile }));
   console.log(`pool ${pool}, ${transactions} transactions, medians of ${rounds} rounds`);
   for (const each of cases(largeScript)) await compare(targets, postgres, each);
-  const proxies = targets.filter(({ pid }) => pid !== undefined);
+  const proxies = words("targets").filter((name) => name !== "direct");
   const groups = given["together"] === undefined ? proxies.map((each) => [each]) : [proxies];
   for (const tls of words("tls"))
     for (const count of numbers("idle")) for (const group of groups) await compareIdle(group, count, tls);
