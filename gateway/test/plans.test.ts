@@ -70,6 +70,13 @@ t.test("pins and prepared statements by name", async (t) => {
   t.equal(plan("select lastval()").pins, pins.sequence);
   t.equal(plan("select setseed(0.5)").pins, pins.seed);
   t.equal(plan("load 'x'").pins, pins.load);
+  for (const sql of [
+    "set temp_buffers = 100",
+    "set local temp_buffers = 100",
+    "select set_config('temp_buffers', '100', true)",
+  ])
+    t.equal(plan(sql).pins, pins.buffers, sql);
+  t.equal(plan("reset temp_buffers").pins, 0);
   for (const sql of ["prepare a as select 1", "execute a", "deallocate a", "explain execute a"]) {
     t.equal(plan(sql).sqlPrepare, true, sql);
   }

@@ -160,3 +160,32 @@ t.test("the text search configuration is the one that the name meant when it was
     [1, show],
   ]);
 });
+
+t.test("a process that keeps other temporary buffers is no other client's", async (t) => {
+  const small = "-c temp_buffers=100";
+  const use = "create temp table scratch as select 1 as a; drop table scratch";
+  const pid = async (client: pg.Client) => (await client.query("select pg_backend_pid() as pid")).rows[0].pid;
+  for (const [options, first] of [
+    [undefined, "set temp_buffers = 100"],
+    [undefined, "begin; set local temp_buffers = 100; create temp table gone (a int) on commit drop; commit"],
+    [small, "select 1"],
+  ] as const) {
+    const client = await gateway.client(options === undefined ? {} : { options });
+    await client.query(first);
+    await client.query(use);
+    const [used] = [...(gateway.worker.pools.get("postgres\0postgres")?.servers ?? [])].map(
+      ({ processId }) => processId,
+    );
+    await client.end();
+    const other = await gateway.client();
+    t.not(await pid(other), used, first);
+    await other.end();
+  }
+  const client = await gateway.client();
+  await client.query(use);
+  const used = await pid(client);
+  await client.end();
+  const other = await gateway.client();
+  t.equal(await pid(other), used, "control: with the buffers that all have it is");
+  await other.end();
+});

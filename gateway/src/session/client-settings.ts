@@ -52,7 +52,7 @@ export abstract class ClientSettings extends ClientState {
       case "discard-all":
         this.apply(["reset-all"]);
         this.forgetStatements(server);
-        this.pins &= pins.seed | pins.load | pins.opaque | pins.session;
+        this.pins &= pins.seed | pins.load | pins.opaque | pins.session | pins.buffers;
         return;
       case "deallocate-all":
         this.forgetStatements(server);

@@ -19,6 +19,12 @@ import { waitForLsnSql } from "./position.ts";
 import { consume } from "./requests.ts";
 import { noSettings, settingsChangeSql } from "./settings.ts";
 
+/** What nothing can undo: the connection ends with its client. */
+const forGood = pins.load | pins.opaque | pins.seed | pins.replication | pins.session | pins.buffers;
+
+/** Once it has had temporary objects, its process keeps as many buffers for them, whatever is set later. */
+const hasTempBuffers = ({ settings }: Server): boolean => settings.values.has("temp_buffers");
+
 export class Client extends ClientInput implements LinkOwner, Waiter {
   #onGreeted: ((error: WireError | undefined, raw: Buffer | undefined) => void) | undefined;
 
@@ -355,7 +361,8 @@ export class Client extends ClientInput implements LinkOwner, Waiter {
     this.server = undefined;
     if (this.pausedForServer) this.serverDrained();
     this.unnamedPortal = undefined;
-    server.owner.release(server);
+    if (server.usedTemp && hasTempBuffers(server)) this.#dismiss(server);
+    else server.owner.release(server);
   }
 
   yieldServer(): boolean {
@@ -436,6 +443,12 @@ export class Client extends ClientInput implements LinkOwner, Waiter {
     if (server.ring.length === 0) this.#leave();
   }
 
+  #dismiss(server: Server): void {
+    this.server = undefined;
+    server.holder = undefined;
+    server.owner.dismiss(server, "its session can't be cleaned");
+  }
+
   /** The client has gone and nothing is owed: the session is cleaned for the next one. */
   #leave(): void {
     const server = this.server;
@@ -448,14 +461,13 @@ export class Client extends ClientInput implements LinkOwner, Waiter {
       });
       return;
     }
-    if (this.pins & (pins.load | pins.opaque | pins.seed | pins.replication | pins.session)) {
-      this.server = undefined;
-      server.holder = undefined;
-      server.owner.dismiss(server, "its session can't be cleaned");
+    const unclean = this.pins !== 0 || this.needProbe || this.verbatim || server.settingsChanged;
+    if ((this.pins & forGood) !== 0 || (unclean && hasTempBuffers(server))) {
+      this.#dismiss(server);
       this.host.clientGone(this);
       return;
     }
-    if (this.pins !== 0 || this.needProbe || this.verbatim || server.settingsChanged) {
+    if (unclean) {
       this.pins = 0;
       this.needProbe = false;
       this.verbatim = false;

@@ -190,6 +190,7 @@ const ofTransaction = new Set(["transaction_isolation", "transaction_read_only",
 function analyseSet(node: Tree, found: Findings): Effect {
   const name = String(node["name"] ?? "").toLowerCase();
   if (name === "" || mattersForParsing(name)) found.changesParsing = true;
+  if (name === "temp_buffers" && node["kind"] === "VAR_SET_VALUE") found.pins |= pins.buffers;
   if (node["is_local"] === true) return noEffect;
   switch (node["kind"]) {
     case "VAR_RESET_ALL":
@@ -257,6 +258,7 @@ function setConfigAlone(select: Tree, found: Findings): Effect | undefined {
   if (name === undefined || text === undefined || local === undefined) return undefined;
   const plain = name.toLowerCase();
   if (mattersForParsing(plain)) found.changesParsing = true;
+  if (plain === "temp_buffers") found.pins |= pins.buffers;
   if (local["boolval"] === true) return noEffect;
   if (plain === "role" || plain === "session_authorization" || plain === "seed" || ofTransaction.has(plain))
     return undefined;

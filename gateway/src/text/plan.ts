@@ -16,6 +16,8 @@ export const pins = {
   unknown: 2048,
   session: 4096,
   process: 8192,
+  /** temp_buffers was set: once they are used, a process can't have more or less of them. */
+  buffers: 16_384,
 } as const;
 
 const pinNames: readonly (readonly [number, string])[] = [
@@ -33,6 +35,7 @@ const pinNames: readonly (readonly [number, string])[] = [
   [pins.unknown, "session state unknown"],
   [pins.session, "session of its own"],
   [pins.process, "pg_backend_pid"],
+  [pins.buffers, "temp_buffers"],
 ];
 
 export function pinReasons(bits: number): string[] {
