@@ -232,6 +232,15 @@ function rulesetsOver({ standing, view }: LeaderFact, observation: Observation):
   return view.pending ? [view.ruleset, view.pending] : [view.ruleset];
 }
 
+/** While it is pointed at the leader again and again, which may have changed meanwhile. */
+const lacksWalHoldMs = 5_000;
+
+/** What it would need next was removed by a leader that serves: nobody can bring it up to date. */
+function lacksRemovedLog({ standing, view: { oldestLsn } }: LeaderFact, { flushedLsn }: NodeView): boolean {
+  if (standing !== "leads" || oldestLsn === null || oldestLsn === undefined) return false;
+  return flushedLsn !== null && flushedLsn !== undefined && flushedLsn > noLsn && flushedLsn < oldestLsn;
+}
+
 /** A damage that is none after all shows itself within some more attempts to start. */
 const damagedHoldMs = 5_000;
 
@@ -293,6 +302,10 @@ function aboutNode(facts: Facts, leader: LeaderFact, observed: Observed, clock: 
           "follow",
           `${id} follows ${view.leader} in term ${view.term}, but ${now}`,
         );
+      }
+      if (lacksRemovedLog(leader, view)) {
+        const reason = `${id} ends at ${formatLsn(view.flushedLsn ?? noLsn)}, the log of ${leader.id} begins at ${formatLsn(leader.view.oldestLsn ?? noLsn)}`;
+        return repair("node_lacks_wal", "remake", reason, lacksWalHoldMs);
       }
       const ageMs = (view.receiver?.lastMessageAgeMs ?? 0) + (observation.nowMs - observed.viewAtMs);
       const streams = view.receiver?.state === "streaming" && ageMs <= facts.options.silentMs;

@@ -67,6 +67,8 @@ export type RepairAction =
   | "restart"
   /** Put aside what can't be started, so that it is made anew. */
   | "discard"
+  /** Put its data aside though it runs, so that it is made anew: what it lacks is nowhere any more. */
+  | "remake"
   /** Go on with the change of the cohort that the ruleset in force was a step of (goalOfIntent, nextCohortStep). */
   | "finish";
 
@@ -124,6 +126,7 @@ export interface Row {
     | "repair: replace"
     | "repair: restart"
     | "repair: discard"
+    | "repair: remake"
     | "repair: finish";
   readonly patience: string;
 }
@@ -147,6 +150,7 @@ export type RowName =
   | "node_out_of_reach"
   | "node_lost_data"
   | "node_damaged"
+  | "node_lacks_wal"
   | "node_without_data"
   | "node_postgres_down"
   | "node_frozen"
@@ -407,6 +411,13 @@ const otherRows: readonly Row[] = [
     situation: "Postgres of a node can't be started because its data is damaged, while another node leads",
     decision: "repair: discard",
     patience: "damagedHoldMs",
+  },
+  {
+    name: "node_lacks_wal",
+    situation:
+      "a node that was away for long can't stream: the leader has removed the log from where the node's ends",
+    decision: "repair: remake",
+    patience: "lacksWalHoldMs",
   },
   {
     name: "node_without_data",

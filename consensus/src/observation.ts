@@ -27,6 +27,8 @@ export interface NodeView {
   readonly controlAgeMs?: number | null;
   /** End of the log on this node's disk. */
   readonly flushedLsn?: Lsn | null;
+  /** On a leader: where the log that it still has begins. */
+  readonly oldestLsn?: Lsn | null;
   /** Led `term` until its Postgres stopped or crashed. */
   readonly wasLeader: boolean;
   readonly operatorStopped: boolean;

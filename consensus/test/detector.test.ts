@@ -267,6 +267,22 @@ t.test("repairs", (t) => {
   t.equal(about({ postgres: "absent", state: "" }), "node_lost_data replace n3");
   t.equal(about({ postgres: "absent", state: "" }, "connected", "n7"), "node_without_data create n7");
   t.equal(about({ state: "starting" }), "node_well nothing");
+  const outdated = (flushedLsn: number, oldestLsn: number) =>
+    brief(
+      decide(
+        observation({
+          n1: { view: { ...leads, oldestLsn: lsn(oldestLsn) } },
+          n2: {},
+          n3: { view: { flushedLsn: lsn(flushedLsn), receiver: null } },
+        }),
+      ),
+    )[2];
+  t.equal(outdated(99, 100), "node_lacks_wal wait 5000", "what it needs is gone");
+  t.equal(
+    outdated(100, 100),
+    `node_not_streaming wait ${options.repairHoldMs}`,
+    "the log begins where it ends",
+  );
   const observer: Partial<NodeView> = {
     ...leads,
     followers: [{ node: nodeId("n3"), member: false, timeline: term(7), replyAgeMs: 5 }],

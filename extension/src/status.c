@@ -10,11 +10,13 @@
 #include "quorate.h"
 
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "access/xlogrecovery.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "replication/walreceiver.h"
 #include "replication/walsender.h"
+#include "storage/fd.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
@@ -97,6 +99,42 @@ quorate_state_name(const QuorumInfo *info, bool stopping)
 			return "leader";
 	}
 	return "unknown";
+}
+
+static XLogSegNo
+first_segment(void)
+{
+	DIR		   *dir = AllocateDir(XLOGDIR);
+	struct dirent *entry;
+	XLogSegNo	first = 0;
+
+	while ((entry = ReadDirExtended(dir, XLOGDIR, LOG)) != NULL)
+	{
+		TimeLineID	tli;
+		XLogSegNo	segno;
+
+		if (!IsXLogFileName(entry->d_name))
+			continue;
+		XLogFromFileName(entry->d_name, &tli, &segno, wal_segment_size);
+		if (first == 0 || segno < first)
+			first = segno;
+	}
+	FreeDir(dir);
+	return first;
+}
+
+/* From where on others can still get the log from this server */
+static XLogRecPtr
+oldest_here(void)
+{
+	static XLogSegNo first = 0;
+	XLogRecPtr	oldest;
+
+	if (first == 0)
+		first = first_segment();
+	XLogSegNoOffsetToRecPtr(Max(first, XLogGetLastRemovedSegno() + 1), 0,
+							wal_segment_size, oldest);
+	return oldest;
 }
 
 /* How much of the log is on this disk, as far as that is known cheaply */
@@ -317,6 +355,7 @@ quorate_status_json(StringInfo buf, bool stopping)
 	/* the leader's may be ahead of what we have, and lie within a record */
 	quorate_json_lsn(buf, "commitLsn", Min(info.commitLsn, flushed));
 	quorate_json_lsn(buf, "termStartLsn", info.termStart);
+	quorate_json_lsn(buf, "oldestLsn", recovery ? InvalidXLogRecPtr : oldest_here());
 	appendStringInfo(buf, ",\"leaseMs\":%d", quorate_lease_ms);
 	json_ms(buf, "stalenessMs", staleness < 0 ? -1 : (long) (staleness / 1000));
 	json_ms(buf, "walWriteAgeMs", since_ms(info.writingSince));

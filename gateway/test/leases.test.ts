@@ -60,6 +60,7 @@ const leads = {
   inRecovery: false,
   position: null,
   termStartLsn: null,
+  oldestLsn: null,
   commitLsn: null,
   receivedLsn: null,
   flushedLsn: null,

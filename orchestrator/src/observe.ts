@@ -75,6 +75,7 @@ export function viewOf(status: NodeStatus, ruleset: Ruleset | null, pending: Rul
     wasLeader: status.wasLeader,
     operatorStopped: status.operatorStopped,
     flushedLsn: status.flushedLsn,
+    oldestLsn: status.oldestLsn,
     diskStuckMs: status.diskStuckMs,
     controlAgeMs: status.controlAgeMs,
     damaged: status.postgres === "failed" && saysDamaged(status.lastExit),

@@ -52,6 +52,8 @@ export async function repair(
       return { did: `restarted Postgres of ${node}`, problem: await control(tools, node, "restart") };
     case "discard":
       return { did: `put the data of ${node} aside`, problem: await control(tools, node, "discard") };
+    case "remake":
+      return { did: `put the outdated data of ${node} aside`, problem: await control(tools, node, "remake") };
     case "replace":
     case "finish": {
       const { ruleset } = leading;

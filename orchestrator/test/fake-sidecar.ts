@@ -119,6 +119,7 @@ export class FakeNode {
       consistent: running,
       position: this.postgres === "absent" ? null : this.position,
       termStartLsn: null,
+      oldestLsn: null,
       commitLsn: lsn(firstLsn + this.committed * entryBytes),
       receivedLsn: this.endLsn,
       flushedLsn: this.endLsn,

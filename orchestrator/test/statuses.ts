@@ -23,6 +23,7 @@ export function statusOf(id: string, fields: Partial<NodeStatus> = {}): NodeStat
     consistent: true,
     position: { term: term(2), lsn: lsn(0x5000) },
     termStartLsn: null,
+    oldestLsn: null,
     commitLsn: lsn(0x4000),
     receivedLsn: lsn(0x5000),
     flushedLsn: lsn(0x5000),

@@ -101,7 +101,7 @@ export type Quiesced = { readonly lsn: Lsn | null };
 export type BootstrapRequest = { readonly cluster: string };
 export type Bootstrapped = { readonly systemIdentifier: string };
 
-export type ControlAction = "start" | "stop" | "restart" | "kill" | "discard";
+export type ControlAction = "start" | "stop" | "restart" | "kill" | "discard" | "remake";
 export type ControlRequest = { readonly action: ControlAction };
 export type Controlled = { readonly status: NodeStatus };
 
@@ -164,6 +164,8 @@ export type NodeStatus = {
   readonly consistent: boolean;
   readonly position: Position | null;
   readonly termStartLsn: Lsn | null;
+  /** On a leader: where the log that it still has begins. */
+  readonly oldestLsn: Lsn | null;
   readonly commitLsn: Lsn | null;
   readonly receivedLsn: Lsn | null;
   readonly flushedLsn: Lsn | null;

@@ -93,6 +93,7 @@ const nodeStatusFields = z.object({
   consistent: z.boolean(),
   position: position.nullable(),
   termStartLsn: maybeLsn,
+  oldestLsn: maybeLsn,
   commitLsn: maybeLsn,
   receivedLsn: maybeLsn,
   flushedLsn: maybeLsn,
@@ -145,6 +146,7 @@ function putStatus(status: t.NodeStatus): Wire {
     pid: s.pid ?? 0,
     position: s.position === null ? null : putPosition(s.position),
     termStartLsn: putLsn(s.termStartLsn),
+    oldestLsn: putLsn(s.oldestLsn),
     commitLsn: putLsn(s.commitLsn),
     receivedLsn: putLsn(s.receivedLsn),
     flushedLsn: putLsn(s.flushedLsn),
@@ -289,7 +291,7 @@ export const codecs = {
   },
   control: {
     request: plain<t.ControlRequest>(
-      z.object({ action: z.enum(["start", "stop", "restart", "kill", "discard"]) }),
+      z.object({ action: z.enum(["start", "stop", "restart", "kill", "discard", "remake"]) }),
     ),
     reply: reply<t.Controlled>(z.object({ status: nodeStatus }), (r) => ({ status: putStatus(r.status) })),
   },

@@ -38,6 +38,7 @@ type SharedStatus = Pick<
   | "position"
   | "commitLsn"
   | "termStartLsn"
+  | "oldestLsn"
   | "receivedLsn"
   | "flushedLsn"
   | "appliedLsn"
@@ -113,6 +114,7 @@ export const controlStatusSchema: z.ZodType<ControlStatus, unknown> = z.object({
   position: position.nullish().transform((value) => value ?? null),
   commitLsn: maybeLsn,
   termStartLsn: maybeLsn,
+  oldestLsn: maybeLsn,
   receivedLsn: maybeLsn,
   flushedLsn: maybeLsn,
   appliedLsn: maybeLsn,

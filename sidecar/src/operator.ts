@@ -31,6 +31,14 @@ export async function control(
         node.logger.error("the data can't be started and is put aside (data.lost): it must be copied anew");
         await node.data.setAside();
       });
+    case "remake": {
+      if (node.status().state !== "follower") return false;
+      node.logger.error(
+        "the log that this node lacks is gone: its data is put aside (data.lost) and made anew",
+      );
+      await supervisor.remake(() => node.data.setAside());
+      return true;
+    }
     default:
       return assertNever(action);
   }

@@ -125,6 +125,8 @@ export function sidecarHandlers(
       const done = await control(node, action, signal);
       if (!done && action === "discard")
         return refuse("not_failed", "this Postgres runs, or may still come up: its data stays");
+      if (!done && action === "remake")
+        return refuse("not_outdated", "this node follows nobody: its data stays");
       return done
         ? { ok: true, status: node.status() }
         : refuse("timeout", "Postgres was started but doesn't answer yet");

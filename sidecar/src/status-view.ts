@@ -61,6 +61,7 @@ export function nodeStatus(parts: StatusParts): NodeStatus {
     consistent: control?.consistent ?? false,
     position: control?.position ?? null,
     termStartLsn: control?.termStartLsn ?? null,
+    oldestLsn: control?.oldestLsn ?? null,
     commitLsn: control?.commitLsn ?? null,
     receivedLsn: control?.receivedLsn ?? null,
     flushedLsn: control?.flushedLsn ?? null,

@@ -134,6 +134,16 @@ export class Supervisor {
     });
   }
 
+  /** Data that runs, but can't be brought up to date any more, is put aside. */
+  remake(setAside: () => Promise<void>): Promise<void> {
+    return this.exclusively(async () => {
+      this.#cancelRestarts();
+      await this.#stopNow("immediate", this.#options.stopTimeoutMs);
+      await setAside();
+      this.#setPhase("absent");
+    });
+  }
+
   /** A crash on purpose. `down`: it stays down. */
   async kill(wanted: "up" | "down"): Promise<void> {
     this.#wanted = wanted;

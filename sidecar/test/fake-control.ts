@@ -65,6 +65,7 @@ export class FakeControl {
       consistent: true,
       commitLsn: this.state.position.lsn,
       termStartLsn: null,
+      oldestLsn: null,
       receivedLsn: null,
       flushedLsn: this.state.position.lsn,
       appliedLsn: this.state.position.lsn,

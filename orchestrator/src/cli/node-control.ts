@@ -6,7 +6,7 @@ import { orchestratorErrors } from "../error-codes.ts";
 import { grpcAddress } from "./sightings.ts";
 import { answer, say } from "./voice.ts";
 
-export type OperatorAction = Exclude<ControlAction, "discard">;
+export type OperatorAction = Exclude<ControlAction, "discard" | "remake">;
 
 const done: Record<OperatorAction, string> = {
   start: "started",

@@ -65,7 +65,7 @@ export async function follow(tools: StepTools, order: FollowOrder): Promise<stri
 export async function control(
   tools: Pick<StepTools, "directory">,
   node: NodeId,
-  action: "stop" | "restart" | "discard",
+  action: "stop" | "restart" | "discard" | "remake",
 ): Promise<string | undefined> {
   const client = tools.directory.client(node);
   if (client === undefined) return `the address of ${node} isn't known`;
