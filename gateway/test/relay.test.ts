@@ -117,3 +117,33 @@ for (const uring of [true, false]) {
     await new Promise((resolve) => echo.close(resolve));
   });
 }
+
+for (const uring of [true, false]) {
+  t.test(`what promises send takes no other's place (${uring ? "io_uring" : "epoll"})`, async (t) => {
+    const workerData: RelayOptions = { uring, serverPort: undefined };
+    const relay = new Worker(new URL("./lib/relay.ts", import.meta.url), { workerData });
+    const port = await new Promise<number>((resolve) => relay.once("message", resolve));
+    const open = async () => {
+      const socket = net.connect(port, "127.0.0.1");
+      const heard = { socket, text: "" };
+      socket.on("data", (part) => {
+        heard.text += part.toString("latin1");
+      });
+      await new Promise((resolve) => socket.once("connect", resolve));
+      return heard;
+    };
+    const [asking, hearing] = [await open(), await open()];
+    for (let round = 1; round <= 20; round++) {
+      asking.socket.write("x");
+      await poll(() => asking.text.length >= 1000 * round && hearing.text.length >= 10 * round, {
+        timeoutMs: 10_000,
+        what: `both to have heard of round ${round}`,
+      });
+    }
+    t.equal(asking.text, "a".repeat(20_000));
+    t.equal(hearing.text, "b".repeat(200));
+    asking.socket.destroy();
+    hearing.socket.destroy();
+    await relay.terminate();
+  });
+}

@@ -4,7 +4,11 @@ import { buildNative } from "../../src/transport/native-build.ts";
 import { NativeTransport } from "../../src/transport/native-transport.ts";
 import { type Link, type LinkOwner, queueHighBytes } from "../../src/transport/transport.ts";
 
-export type RelayOptions = { readonly uring: boolean; readonly serverPort: number };
+export type RelayOptions = {
+  readonly uring: boolean;
+  /** Undefined: no relay, but every piece is answered at once, and all others hear of it by way of a promise. */
+  readonly serverPort: number | undefined;
+};
 export type RelayReport = {
   readonly uring: boolean;
   readonly streams: number;
@@ -62,7 +66,32 @@ class Side implements LinkOwner {
   }
 }
 
+const answering = new Set<Answering>();
+
+class Answering implements LinkOwner {
+  readonly link: Link;
+
+  constructor(link: Link) {
+    this.link = link;
+    answering.add(this);
+  }
+
+  data(): void {
+    this.link.send(Buffer.alloc(1000, "a"), 0, 1000);
+    void Promise.resolve().then(() => {
+      for (const each of answering) if (each !== this) each.link.send(Buffer.alloc(10, "b"), 0, 10);
+    });
+  }
+
+  drained(): void {}
+
+  closed(): void {
+    answering.delete(this);
+  }
+}
+
 const listener = await transport.listen({ host: "127.0.0.1", port: 0 }, (link) => {
+  if (serverPort === undefined) return new Answering(link);
   const client = new Side();
   const server = new Side();
   client.link = link;
