@@ -46,7 +46,7 @@ uring_consider(Batch *b, int32_t id, size_t length)
 	if (u == NULL || c->tls != NULL || c->stream != NOT_STREAMED)
 		return;
 	c->calm = length < BUFFER_BYTES / 2 ? c->calm + 1 : 0;
-	if (c->calm < CALM)
+	if (c->calm < CALM || u->receives + u->chosen_count >= MOST_RECEIVES)
 		return;
 	c->calm = CALM - 1;
 	c->stream = CHOSEN;
@@ -73,6 +73,7 @@ begin_chosen(Batch *b)
 		c->stream = STREAMED;
 		c->serial = u->serial = (u->serial + 1) & SERIALS;
 		conn_watch(b, id);
+		u->receives++;
 		sqe = ring_add(u, OP_RECV, c->fd, NUMBER(OF_RECV, c->serial, id));
 		sqe->ioprio = RECV_MULTISHOT | RECV_POLL_FIRST;
 		sqe->flags = SQE_BUFFER_SELECT;
@@ -201,6 +202,8 @@ received(Batch *b, const Cqe *cqe, int32_t n)
 	bool		more = (cqe->flags & CQE_MORE) != 0;
 	int32_t		start = (int32_t) (u->area + (size_t) buffer * BUFFER_STRIDE);
 
+	if (!more)
+		u->receives--;
 	if (cqe->flags & CQE_BUFFER)
 		u->held[u->held_count++] = buffer;
 	if (c->stream < STREAMED || c->serial != serial)

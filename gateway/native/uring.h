@@ -9,7 +9,13 @@
 #include "uring-min.h"
 
 #define SQ_ENTRIES 1024
-#define CQ_ENTRIES 8192
+/*
+ * Completions that find no room wait in the kernel, where sends_done() doesn't see what
+ * became of a send.  So there is room for all that can come in one turn: the end of each
+ * receive, twice an answer about its cancellation, all buffers, and the sends.
+ */
+#define CQ_ENTRIES 16384
+#define MOST_RECEIVES 4096
 #define BUFFERS 256
 /* One that is filled is the sign of a large result, which larger receives serve better. */
 #define BUFFER_BYTES 4096
@@ -58,6 +64,7 @@ struct Uring
 	int32_t		later_count;
 	int32_t    *chosen;			/* connections that are to be streamed */
 	int32_t		chosen_count;
+	int32_t		receives;		/* in the kernel's hands */
 };
 
 /* ring.c */
