@@ -2,16 +2,11 @@
 // anew by themselves when they are back.
 import { poll } from "@quorate/common";
 import t, { type Test } from "tap";
-import { quorate, TestCluster } from "./lib/cluster.ts";
+import { done, TestCluster } from "./lib/cluster.ts";
 import { contentsOf, withClient } from "./lib/contents.ts";
 
 const kept = "wal_keep_size=32MB";
 const observer = "watcher";
-
-async function done(test: Test, cluster: TestCluster, ...args: string[]): Promise<void> {
-  const run = await quorate(...args, "--dir", cluster.dir);
-  test.equal(run.code, 0, `quorate ${args.join(" ")}\n${run.stdout}${run.stderr}`);
-}
 
 /** Where a node's log ended last, as the number of its segment; and the oldest segment that a node has. */
 const ends = "select split_part(pg_walfile_name_offset(pg_current_wal_flush_lsn())::text, ',', 1) as name";

@@ -2,18 +2,12 @@
 // interrupted) all of them.
 import t, { type Test } from "tap";
 import type { AppendClient } from "./lib/append-client.ts";
-import { quorate, type TestCluster } from "./lib/cluster.ts";
+import { done, type TestCluster } from "./lib/cluster.ts";
 import { interruptEverywhere } from "./lib/interrupted.ts";
 import { type Scenario, scenario } from "./lib/scenario.ts";
 
 const all = process.env["QUORATE_EVERY_STEP"] !== undefined;
 const only = (...steps: number[]): { steps?: readonly number[] } => (all ? {} : { steps });
-
-async function done(test: Test, cluster: TestCluster, ...args: string[]): Promise<void> {
-  const run = await quorate(...args, "--dir", cluster.dir);
-  test.equal(run.code, 0, `quorate ${args.join(" ")}\n${run.stdout}${run.stderr}`);
-  cluster.reopen();
-}
 
 async function members(cluster: TestCluster): Promise<readonly string[]> {
   return (await cluster.picture()).ruleset?.cohort ?? [];
@@ -23,7 +17,7 @@ async function removal(
   test: Test,
   cluster: TestCluster,
   append: AppendClient,
-  reached: () => Promise<void>,
+  reached: () => Promise<unknown>,
 ): Promise<void> {
   await done(test, cluster, "node", "add");
   await interruptEverywhere(test, {

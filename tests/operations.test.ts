@@ -11,15 +11,9 @@ import { paths } from "@quorate/orchestrator/cluster/files.ts";
 import { livePid } from "@quorate/orchestrator/cluster/processes.ts";
 import t, { type Test } from "tap";
 import { AppendClient } from "./lib/append-client.ts";
-import { quorate, type TestCluster } from "./lib/cluster.ts";
+import { done, quorate, type TestCluster } from "./lib/cluster.ts";
 import { withClient } from "./lib/contents.ts";
 import { nextAck, type Scenario, scenario } from "./lib/scenario.ts";
-
-async function done(test: Test, cluster: TestCluster, ...args: string[]): Promise<string> {
-  const run = await quorate(...args, "--dir", cluster.dir);
-  test.equal(run.code, 0, `quorate ${args.join(" ")}\n${run.stdout}${run.stderr}`);
-  return run.stdout;
-}
 
 const runFile = promisify(execFile);
 const everyZone = process.env["QUORATE_EVERY_STEP"] !== undefined;

@@ -19,6 +19,7 @@ import {
 import { isPortFree, livePid } from "@quorate/orchestrator/cluster/processes.ts";
 import { type ClusterPicture, formatPicture, isWhole, type NodePicture } from "@quorate/orchestrator/view.ts";
 import type { ClientConfig } from "pg";
+import type { Test } from "tap";
 import { type Teardown, tellIfFailed } from "./told.ts";
 
 export const quorateBin: string = fileURLToPath(
@@ -71,6 +72,13 @@ export async function freeBasePort(count = 60): Promise<number> {
     },
     { what: "a free range of ports", timeoutMs: 10_000, intervalMs: 1 },
   );
+}
+
+/** A verb that must succeed. Returns what it said. */
+export async function done(test: Test, cluster: TestCluster, ...args: string[]): Promise<string> {
+  const run = await quorate(...args, "--dir", cluster.dir);
+  test.equal(run.code, 0, `quorate ${args.join(" ")}\n${run.stdout}${run.stderr}`);
+  return run.stdout;
 }
 
 export class TestCluster {

@@ -11,9 +11,9 @@ export interface Interrupted {
   readonly append: AppendClient;
   readonly verb: readonly string[];
   /** What must be so when the verb has come to its end. */
-  readonly reached: () => Promise<void>;
+  readonly reached: () => Promise<unknown>;
   /** Back to where it began. */
-  readonly undo: () => Promise<void>;
+  readonly undo: () => Promise<unknown>;
   /** Only these; default: all, until the verb ends without being interrupted. */
   readonly steps?: readonly number[];
 }
