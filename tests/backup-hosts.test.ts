@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { connect } from "node:tls";
-import { findOsUser, makePostgresTempDirectory, poll, run, runAsPostgres } from "@quorate/common";
+import { findOsUser, freePort, makePostgresTempDirectory, poll, run, runAsPostgres } from "@quorate/common";
 import { paths } from "@quorate/orchestrator/cluster/files.ts";
 import { type Test, test } from "tap";
 import { ensurePgbackrest } from "../scripts/pgbackrest.ts";
@@ -18,14 +18,14 @@ import {
   start,
   waitForBackups,
 } from "./lib/backup-cluster.ts";
-import { freeBasePort, quorate, type TestCluster } from "./lib/cluster.ts";
+import { quorate, type TestCluster } from "./lib/cluster.ts";
 import { withClient } from "./lib/contents.ts";
 
 const hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
 const holder = "n2";
 
 test("a repository on one node's disk, reached over TLS", async (t) => {
-  const port = await freeBasePort(1);
+  const port = await freePort();
   const repository = (dir: string) =>
     ({ type: "posix", path: path.join(dir, "backup"), host: hosts[1] as string }) as const;
   const cluster = await prepareBackupCluster(t, {

@@ -6,7 +6,7 @@ export * from "./guarded-http.ts";
 export { defaultLogBounds, keepLogsBounded, type LogBounds, rotateLog } from "./log-rotation.ts";
 export { createLogger, createLoggerTo, type Logger, type LoggerOptions } from "./logging.ts";
 export * from "./os-user.ts";
-export { freePort, freePorts } from "./ports.ts";
+export { freePort, freePortRange, freePorts } from "./ports.ts";
 export * from "./processes.ts";
 export { redact, redactText } from "./redaction.ts";
 export { lowerPriority, type RunOptions, type RunResult, run } from "./run.ts";

@@ -4,6 +4,7 @@ import { createServer } from "node:net";
 import { test } from "tap";
 import {
   descendants,
+  freePortRange,
   freePorts,
   isAlive,
   killTree,
@@ -72,6 +73,21 @@ test("waits have a bound and listen to their signal", async (t) => {
     poll(() => false, { what: "nothing", timeoutMs: 60_000, signal: AbortSignal.timeout(20) }),
     { name: "TimeoutError" },
   );
+});
+
+test("ports that are given lie below those that Linux hands out to clients", async (t) => {
+  t.ok(Math.max(...(await freePorts(50))) < 32_768);
+  t.ok((await freePortRange()) + 60 <= Math.min(...(await freePorts(50))), "ranges lie below single ones");
+});
+
+test("a range of ports is another caller's no more", async (t) => {
+  const first = await freePortRange();
+  const reserved = createServer().listen(first + 59, "127.0.0.1");
+  const [error] = await once(reserved, "error");
+  t.match(error, { code: "EADDRINUSE" });
+  const server = createServer().listen(first, "127.0.0.1");
+  await once(server, "listening");
+  server.close();
 });
 
 test("free ports are different and can be bound", async (t) => {

@@ -5,12 +5,12 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { freePorts, isAlive, killTree, poll, sendSignal } from "@quorate/common";
+import { freePortRange, isAlive, killTree, poll, sendSignal } from "@quorate/common";
 import t from "tap";
 import { writeFakePrograms } from "../../sidecar/test/harness.ts";
 import { takePicture } from "../src/cli/sightings.ts";
 import { openCluster, paths } from "../src/cluster/files.ts";
-import { isPortFree, livePid } from "../src/cluster/processes.ts";
+import { livePid } from "../src/cluster/processes.ts";
 
 const bin = fileURLToPath(new URL("../bin/quorate.js", import.meta.url));
 const dir = mkdtempSync(path.join(tmpdir(), "qsup-"));
@@ -25,21 +25,6 @@ async function quorate(...args: string[]): Promise<string> {
     timeout: 60_000,
   });
   return run.stdout;
-}
-
-/** Postgres, gRPC, HTTP and the orchestrator of a cluster of one node. */
-async function freeBase(): Promise<number> {
-  return poll(
-    async () => {
-      const [base = 0] = await freePorts(1);
-      if (base > 60_000) return undefined;
-      for (const port of [base + 1, base + 11, base + 21, base + 31]) {
-        if (!(await isPortFree("127.0.0.1", port))) return undefined;
-      }
-      return base;
-    },
-    { what: "free ports", timeoutMs: 10_000 },
-  );
 }
 
 const pidOf = {
@@ -80,7 +65,7 @@ async function leads(): Promise<boolean> {
 }
 
 t.test("a new cluster of one node", async (test) => {
-  const base = String(await freeBase());
+  const base = String(await freePortRange());
   const output = await quorate("up", "--nodes", "1", "--base-port", base, "--no-backup", "--detach");
   test.match(output, /postgresql:\/\/app:.*@127\.0\.0\.1:/);
   test.ok(await leads());

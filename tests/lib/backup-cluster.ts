@@ -3,7 +3,7 @@ import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { guardedGet, poll, SecretFile } from "@quorate/common";
+import { freePortRange, guardedGet, poll, SecretFile } from "@quorate/common";
 import { takeSightings } from "@quorate/orchestrator/cli/sightings.ts";
 import {
   accessOf,
@@ -23,7 +23,7 @@ import {
 import type { SidecarConfigInput } from "@quorate/sidecar/config.ts";
 import { ensurePostgres } from "../../scripts/build-postgres.ts";
 import { ensurePgbackrest } from "../../scripts/pgbackrest.ts";
-import { freeBasePort, quorate, TestCluster } from "./cluster.ts";
+import { quorate, TestCluster } from "./cluster.ts";
 import { withClient } from "./contents.ts";
 import { type Teardown, tellIfFailed } from "./told.ts";
 
@@ -167,7 +167,7 @@ export async function restoreCluster(
     if (existsSync(paths.clusterFile(dir))) await quorate("down", "--dir", dir);
     if (process.env["QUORATE_KEEP"] === undefined) rmSync(parent, { recursive: true, force: true });
   });
-  const basePort = await freeBasePort();
+  const basePort = await freePortRange();
   const place = ["--into", dir, "--nodes", "1", "--base-port", String(basePort)];
   const run = await quorate("restore", ...target, "--dir", cluster.dir, ...place);
   if (run.code !== 0 || run.stderr !== "") throw new Error(`restore ${target.join(" ")}: ${run.stderr}`);

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { dropSharedMemory, isAlive, killTree, poll, sendSignal } from "@quorate/common";
+import { dropSharedMemory, freePortRange, isAlive, killTree, poll, sendSignal } from "@quorate/common";
 import { takePicture } from "@quorate/orchestrator/cli/sightings.ts";
 import {
   appUrl,
@@ -16,7 +16,7 @@ import {
   openCluster,
   paths,
 } from "@quorate/orchestrator/cluster/files.ts";
-import { isPortFree, livePid } from "@quorate/orchestrator/cluster/processes.ts";
+import { livePid } from "@quorate/orchestrator/cluster/processes.ts";
 import { type ClusterPicture, formatPicture, isWhole, type NodePicture } from "@quorate/orchestrator/view.ts";
 import type { ClientConfig } from "pg";
 import type { Test } from "tap";
@@ -60,23 +60,10 @@ export interface TestClusterOptions {
   readonly gateway?: boolean;
 }
 
-/** Random, below the ports that the kernel hands out, and free now. */
-export async function freeBasePort(count = 60): Promise<number> {
-  return poll(
-    async () => {
-      const base = 10_000 + 60 * Math.floor(Math.random() * 365);
-      for (let port = base; port < base + count; port++) {
-        if (!(await isPortFree("127.0.0.1", port))) return undefined;
-      }
-      return base;
-    },
-    { what: "a free range of ports", timeoutMs: 10_000, intervalMs: 1 },
-  );
-}
-
-/** A verb that must succeed. Returns what it said. */
+/** A verb that must succeed; it may have changed which nodes there are. Returns what it said. */
 export async function done(test: Test, cluster: TestCluster, ...args: string[]): Promise<string> {
   const run = await quorate(...args, "--dir", cluster.dir);
+  cluster.reopen();
   test.equal(run.code, 0, `quorate ${args.join(" ")}\n${run.stdout}${run.stderr}`);
   return run.stdout;
 }
@@ -97,7 +84,7 @@ export class TestCluster {
   static async prepare(test: Teardown, options: TestClusterOptions = {}): Promise<TestCluster> {
     const dir = mkdtempSync(path.join(tmpdir(), "quorate-"));
     chmodSync(dir, 0o755);
-    const cluster = new TestCluster(dir, await freeBasePort(), options);
+    const cluster = new TestCluster(dir, await freePortRange(), options);
     test.teardown(async () => {
       await tellIfFailed(test, () => cluster.story());
       await cluster.clean();
