@@ -2,6 +2,7 @@
 // clients share, each must see what it would see on a connection of its own.
 import pg from "pg";
 import t, { type Test } from "tap";
+import { levelChanges } from "../src/route/choose-follower.ts";
 import { noSettings, settingsChangeSql, settingsOf } from "../src/session/settings.ts";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
@@ -29,6 +30,49 @@ await postgres.sql(`
 `);
 const gateway = await startTestGateway({ host: "127.0.0.1", port: postgres.port }, { pool: { size: 1 } });
 t.teardown(() => gateway.close());
+
+t.test("a setting that an older version of the extension lacks is left out, not an error", async (t) => {
+  // An extension's prefix is reserved: plpgsql's stands for quorate's.
+  const [known, missing] = ["plpgsql.extra_warnings", "plpgsql.of_a_later_version"];
+  const where = { host: "127.0.0.1", port: postgres.port, user: "postgres", database: "postgres" };
+  const server = new pg.Client(where);
+  await server.connect();
+  t.teardown(() => server.end());
+  await server.query("load 'plpgsql'");
+  const ask = async (name: string) =>
+    (await server.query("select current_setting($1, true) as value", [name])).rows[0].value;
+  const both = settingsOf(
+    new Map([
+      [known, "all"],
+      [missing, "300"],
+    ]),
+  );
+  const optional = new Set([known, missing]);
+  await server.query(settingsChangeSql(noSettings, both, optional));
+  t.same([await ask(known), await ask(missing)], ["all", null]);
+  await server.query(settingsChangeSql(both, noSettings, optional));
+  t.same([await ask(known), await ask(missing)], ["none", null]);
+  const control = server.query(settingsChangeSql(noSettings, both, new Set()));
+  await t.rejects(
+    control,
+    /invalid configuration parameter name/,
+    "control: as an ordinary setting it fails",
+  );
+  const level = settingsOf(
+    new Map(
+      levelChanges({ kind: "leader" }, { kind: "bounded", ms: 500 }, 300).map(({ name, value }) => [
+        name,
+        value ?? "",
+      ]),
+    ),
+  );
+  t.match(settingsChangeSql(noSettings, level), /CASE WHEN .*'quorate\.staleness_timeout'.* IS NOT NULL/);
+  t.notMatch(
+    settingsChangeSql(noSettings, level),
+    /current_setting\('quorate\.max_staleness'/,
+    "nobody does without that",
+  );
+});
 
 type Pair = { readonly direct: pg.Client; readonly pooled: pg.Client };
 

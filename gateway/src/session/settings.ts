@@ -77,23 +77,35 @@ function literal(text: string): string {
  */
 export const setInParts: ReadonlySet<string> = new Set(["datestyle"]);
 
+/** The gateway's own wishes that an older version of the extension doesn't know: it does without. */
+const mayBeMissing: ReadonlySet<string> = new Set(["quorate.staleness_timeout"]);
+
 /** SQL that turns a session with `from` into one with `to`, or "" if nothing differs. One row, to be discarded. */
-export function settingsChangeSql(from: Settings, to: Settings): string {
+export function settingsChangeSql(from: Settings, to: Settings, optional = mayBeMissing): string {
   if (from.same(to)) return "";
   const resets: string[] = [];
   const sets: string[] = [];
   for (const name of from.values.keys()) {
-    if (!to.values.has(name)) resets.push(`RESET ${name.split(".").map(quoteName).join(".")}`);
+    if (to.values.has(name)) continue;
+    if (optional.has(name)) sets.push(setIfKnown(name, "NULL"));
+    else resets.push(`RESET ${name.split(".").map(quoteName).join(".")}`);
   }
   for (const [name, value] of to.values) {
     const before = from.values.get(name);
     if (before === value) continue;
     // The parts that its value doesn't name would be those of the client before.
     if (before !== undefined && setInParts.has(name)) resets.push(`RESET ${name}`);
-    sets.push(`pg_catalog.set_config(${literal(name)},${literal(value)},false)`);
+    if (optional.has(name)) sets.push(setIfKnown(name, literal(value)));
+    else sets.push(`pg_catalog.set_config(${literal(name)},${literal(value)},false)`);
   }
   if (sets.length > 0) resets.push(`SELECT ${sets.join(",")}`);
   return resets.join(";");
+}
+
+/** Of a prefix that an extension has reserved, unknown names can't even be made. NULL: back to the default. */
+function setIfKnown(name: string, value: string): string {
+  const quoted = literal(name);
+  return `CASE WHEN pg_catalog.current_setting(${quoted},true) IS NOT NULL THEN pg_catalog.set_config(${quoted},${value},false) END`;
 }
 
 function quoteName(name: string): string {
