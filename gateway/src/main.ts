@@ -6,6 +6,7 @@ import { Command } from "commander";
 import { type Config, ConfigError, parseConfig } from "./config.ts";
 import { answerParent } from "./parent.ts";
 import { becomeUser } from "./run-as.ts";
+import { keepHeapSmall } from "./small-heap.ts";
 import { startGateway } from "./start.ts";
 import { buildNative } from "./transport/native-build.ts";
 
@@ -90,6 +91,7 @@ if (runAs !== undefined) {
   orExit(() => becomeUser(runAs, log));
 }
 
+keepHeapSmall();
 const gateway = await startGateway({ config, log, readConfig, shutdown }).catch((error: unknown) =>
   orExit(() => {
     throw error;

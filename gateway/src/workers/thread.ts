@@ -6,6 +6,7 @@ import { metricsText } from "../admin/metrics.ts";
 import { NodeLimits } from "../budget/node-limits.ts";
 import { makeWorker, type WorkerParts } from "../make-worker.ts";
 import { SettableLeaderSource } from "../route/leader-source.ts";
+import { keepHeapSmall } from "../small-heap.ts";
 import { Counters } from "./counters.ts";
 import type { Answer, FromThread, ThreadData, ToThread } from "./messages.ts";
 
@@ -54,6 +55,7 @@ const parts: WorkerParts = {
     }),
 };
 const { worker, reconfigure } = await makeWorker(parts);
+keepHeapSmall();
 
 function answerTo(words: readonly string[]): Answer {
   try {
