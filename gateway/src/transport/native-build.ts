@@ -5,12 +5,12 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from "no
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
-const sources = fileURLToPath(new URL("../../native/", import.meta.url));
+const ownSources = fileURLToPath(new URL("../../native/", import.meta.url));
 
 export type NativeBuild = { readonly file: string } | { readonly reason: string };
 
 /** Finds the built addon that belongs to these sources, or makes it. */
-export function buildNative(): NativeBuild {
+export function buildNative(sources = ownSources): NativeBuild {
   if (process.platform !== "linux") return { reason: `it needs epoll, and this is ${process.platform}` };
   try {
     const hash = createHash("sha256");
