@@ -8,9 +8,7 @@ import { type Test, test } from "tap";
 import { eventsOf, metricsOf, restored, waitForBackups } from "./lib/backup-cluster.ts";
 import { quorate, TestCluster } from "./lib/cluster.ts";
 import { contentsOf, withClient } from "./lib/contents.ts";
-
-const rowBytes = 1000;
-const tailRows = 40_000;
+import { dieWithTail } from "./lib/dead-tail.ts";
 
 async function insert(cluster: TestCluster, what: string): Promise<void> {
   await withClient(cluster.url(await cluster.leader()), async (client) => {
@@ -74,7 +72,12 @@ async function story(t: Test, cluster: TestCluster): Promise<void> {
   await insert(cluster, "third term");
   const before = await counts(cluster);
 
-  const ex = await dropTail(t, cluster);
+  const ex = await cluster.leader();
+  const sql =
+    "insert into story (what, filler) select 'tail', repeat('t', 1000) from generate_series(1, 40000)";
+  await dieWithTail(t, cluster, ex, sql, () =>
+    rmSync(path.join(paths.node(cluster.dir, ex), "data"), { recursive: true, force: true }),
+  );
   await cluster.waitForLeader((id) => id !== ex);
   await insert(cluster, "after the tail");
   await lostDisk(t, cluster, ex);
@@ -116,46 +119,6 @@ async function story(t: Test, cluster: TestCluster): Promise<void> {
   const refused = await quorate("restore", "latest", "--dir", cluster.dir, "--into", cluster.dir);
   t.match(refused, { code: 1, stderr: /not empty/ });
   t.equal((await quorate("backup", "verify", "--dir", cluster.dir)).code, 0);
-}
-
-/** The leader, without its quorum, fills segments that nobody else has; then it dies. None of them is ever archived. */
-async function dropTail(t: Test, cluster: TestCluster): Promise<string> {
-  const leader = await cluster.leader();
-  const others = cluster.ids.filter((id) => id !== leader);
-  for (const id of others) process.kill(cluster.sidecarPid(id), "SIGSTOP");
-  try {
-    for (const id of others) cluster.killPostgres(id);
-    const hopeless = withClient(cluster.url(leader), async (client) => {
-      await client.query("set statement_timeout = 0");
-      await client.query(
-        "insert into story (what, filler) select 'tail', repeat('t', $1) from generate_series(1, $2)",
-        [rowBytes, tailRows],
-      );
-    }).then(
-      () => "acknowledged",
-      () => "cut off",
-    );
-    const tailBytes = await poll(
-      async () => {
-        const bytes = await withClient(cluster.superuser(leader, "postgres"), async (client) => {
-          await client.query("set quorate.read_proof = none");
-          const sql =
-            "select (pg_current_wal_flush_lsn() - commit_lsn)::bigint as bytes from quorate.status()";
-          return Number((await client.query(sql)).rows[0]?.bytes);
-        });
-        return bytes > 17 * 1024 ** 2 ? bytes : undefined;
-      },
-      { what: "a tail of more than a segment", timeoutMs: 120_000 },
-    );
-    t.ok(tailBytes > 0, `a tail of ${tailBytes} bytes`);
-    process.kill(cluster.sidecarPid(leader), "SIGKILL");
-    cluster.killPostgres(leader);
-    rmSync(path.join(paths.node(cluster.dir, leader), "data"), { recursive: true, force: true });
-    t.equal(await hopeless, "cut off", "nobody was told that the tail is committed");
-  } finally {
-    for (const id of others) process.kill(cluster.sidecarPid(id), "SIGCONT");
-  }
-  return leader;
 }
 
 /** Back without an operator, from backup, archive and stream; the leader sends no copy. */

@@ -3,6 +3,7 @@ import type { Logger } from "@quorate/common";
 import { type NodeId, nodeId } from "@quorate/consensus";
 import type { Clone } from "@quorate/proto";
 import type { BackupService } from "./backup/backup-service.ts";
+import type { CloneProgressHandler } from "./backup/node-restore.ts";
 import type { Peer } from "./conninfo.ts";
 import type { DataDirectory } from "./data-directory.ts";
 import type { Supervisor } from "./supervisor.ts";
@@ -47,7 +48,10 @@ export class DataCopy {
     logger.info({ from, durationMs: Math.round(performance.now() - startedAtMs) }, "copied");
   }
 
-  /** From the backup and the archive, without any load on the leader; if there is none, from the other node. */
+  /**
+   * Outdated data is brought up to date from the archive; else from the backup and the archive, without any load on
+   * the leader; if there is none, from the other node.
+   */
   async #copy(from: NodeId, peer: Peer): Promise<void> {
     const { backup, data, shutdown, changed } = this.#options;
     const show = (source: NodeId, progress: { doneBytes: number; totalBytes: number }): void => {
@@ -55,15 +59,11 @@ export class DataCopy {
       changed();
     };
     if (backup !== undefined) {
-      const restored = await data.fill(async (directory) =>
-        backup.restoreNode(
-          directory,
-          await backup.clusterIdentifier(peer),
-          (source, progress) => show(nodeId(source), progress),
-          shutdown,
-        ),
-      );
-      if (restored) return;
+      const { nodeData } = backup;
+      const cluster = await nodeData.clusterIdentifier(peer);
+      const tell: CloneProgressHandler = (source, progress) => show(nodeId(source), progress);
+      if (await data.renew((outdated) => nodeData.update(outdated, cluster, tell, shutdown))) return;
+      if (await data.fill((directory) => nodeData.restore(directory, cluster, tell, shutdown))) return;
     }
     await data.clone(peer, (progress) => show(from, progress), shutdown);
   }

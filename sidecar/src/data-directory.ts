@@ -10,6 +10,9 @@ import {
   syncDirectory,
   writeDurable,
 } from "@quorate/common";
+import { z } from "zod";
+import { type OutdatedData, parseControlData } from "./backup/archive-catch-up.ts";
+import { lsnOf } from "./backup/wal-archive.ts";
 import type { SidecarConfig } from "./config.ts";
 import { formatConninfo, type Peer, tlsFields } from "./conninfo.ts";
 import { type PostgresOwner, readSecret } from "./environment.ts";
@@ -34,6 +37,8 @@ const rightsOfControl = [
     "pg_create_restore_point(text)",
   ].map((name) => `GRANT EXECUTE ON FUNCTION pg_catalog.${name} TO ${controlUser}`),
 ];
+
+const outdatedSchema = z.object({ endLsn: z.string() });
 
 const initTimeoutMs = 110_000;
 const cloneTimeoutMs = 24 * 3_600_000;
@@ -191,8 +196,37 @@ export class DataDirectory {
     return true;
   }
 
+  /** Data that was put aside as outdated, as its own new data. False: there is none, or it can't be updated. */
+  async renew(update: (outdated: OutdatedData) => Promise<boolean>): Promise<boolean> {
+    const { dataNew, dataOutdated, root } = this.#paths;
+    if (!existsSync(dataOutdated)) return false;
+    await rm(dataNew, { recursive: true, force: true });
+    await rename(dataOutdated, dataNew);
+    await syncDirectory(root);
+    const found = await this.#readOutdated();
+    if (found !== undefined && (await update(found))) {
+      await this.#finish();
+      return true;
+    }
+    await this.#putAside(dataNew);
+    return false;
+  }
+
+  /** Undefined: it can't be told what it lacks. */
+  async #readOutdated(): Promise<OutdatedData | undefined> {
+    const { dataNew: directory, outdated } = this.#paths;
+    try {
+      const { endLsn } = outdatedSchema.parse(JSON.parse(await readFile(outdated, "utf8")));
+      const control = parseControlData(await this.#controlData(directory));
+      return control && { directory, control, endLsn: lsnOf(endLsn) };
+    } catch {
+      return undefined;
+    }
+  }
+
   async #makeNew(): Promise<void> {
-    const { dataNew } = this.#paths;
+    const { dataNew, dataOutdated } = this.#paths;
+    if (existsSync(dataOutdated)) await this.#putAside(dataOutdated);
     await rm(dataNew, { recursive: true, force: true });
     await mkdir(dataNew, { mode: 0o700 });
     await chmod(dataNew, 0o700);
@@ -217,16 +251,33 @@ export class DataDirectory {
   }
 
   async setAside(): Promise<void> {
+    await this.#putAside(this.#paths.data);
+  }
+
+  async #putAside(directory: string): Promise<void> {
     const { data, root } = this.#paths;
     const aside = `${data}.lost`;
     await rm(aside, { recursive: true, force: true });
-    await rename(data, aside);
+    await rename(directory, aside);
     await syncDirectory(root);
   }
 
+  /** For `renew`. `endLsn`: of its log. */
+  async setOutdatedAside(endLsn: string): Promise<void> {
+    const { data, dataOutdated, outdated, root } = this.#paths;
+    await writeDurable(outdated, `${JSON.stringify({ endLsn })}\n`);
+    await rm(dataOutdated, { recursive: true, force: true });
+    await rename(data, dataOutdated);
+    await syncDirectory(root);
+  }
+
+  async #controlData(directory: string): Promise<string> {
+    const { stdout } = await this.#run("pg_controldata", ["-D", directory], { timeoutMs: 10_000 });
+    return stdout;
+  }
+
   async systemIdentifier(): Promise<string> {
-    const { stdout } = await this.#run("pg_controldata", ["-D", this.#paths.data], { timeoutMs: 10_000 });
-    const match = /^Database system identifier:\s+(\d+)$/m.exec(stdout);
+    const match = /^Database system identifier:\s+(\d+)$/m.exec(await this.#controlData(this.#paths.data));
     if (match?.[1] === undefined) throw new Error("pg_controldata doesn't print a system identifier");
     return match[1];
   }

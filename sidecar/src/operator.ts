@@ -1,5 +1,6 @@
 /** What is asked of a node outside of terms: its making, and an operator's control of its Postgres. */
 import { assertNever } from "@quorate/common";
+import { formatLsn } from "@quorate/consensus";
 import type { ControlAction } from "@quorate/proto";
 import type { SidecarNode } from "./sidecar-node.ts";
 
@@ -32,12 +33,14 @@ export async function control(
         await node.data.setAside();
       });
     case "remake": {
-      if (node.status().state !== "follower") return false;
-      node.logger.error(
-        "the log that this node lacks is gone: its data is put aside (data.lost) and made anew",
-      );
-      await supervisor.remake(() => node.data.setAside());
-      return true;
+      const { state, flushedLsn } = node.status();
+      if (state !== "follower" || flushedLsn === null) return false;
+      return await supervisor.remake(async () => {
+        node.logger.error(
+          "the log that this node lacks is gone: its data is put aside (data.outdated) until it is updated or made anew",
+        );
+        await node.data.setOutdatedAside(formatLsn(flushedLsn));
+      }, supervisor.run);
     }
     default:
       return assertNever(action);

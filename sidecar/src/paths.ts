@@ -8,6 +8,10 @@ export type NodePaths = {
   readonly data: string;
   /** A new data directory while it is made; becomes `data` by rename. */
   readonly dataNew: string;
+  /** Data that lacks log which nobody has any more, until it is brought up to date or made anew. */
+  readonly dataOutdated: string;
+  /** Where the log of that ends. */
+  readonly outdated: string;
   readonly state: string;
   readonly promise: string;
   readonly incarnation: string;
@@ -35,6 +39,8 @@ export function nodePaths(root: string): NodePaths {
     pidFile: join(root, "sidecar.pid"),
     data: join(root, "data"),
     dataNew: join(root, "data.new"),
+    dataOutdated: join(root, "data.outdated"),
+    outdated: join(state, "outdated.json"),
     state,
     promise: join(state, "promise.json"),
     incarnation: join(state, "incarnation.json"),

@@ -134,13 +134,16 @@ export class Supervisor {
     });
   }
 
-  /** Data that runs, but can't be brought up to date any more, is put aside. */
-  remake(setAside: () => Promise<void>): Promise<void> {
+  /** Data that runs, but can't be brought up to date by streaming any more, is put aside. False: `ofRun` is over. */
+  remake(setAside: () => Promise<void>, ofRun: number): Promise<boolean> {
     return this.exclusively(async () => {
+      // Several may ask at once; whoever comes second must not touch what the first has put aside or made since.
+      if (ofRun !== this.#runs || this.#phase === "absent") return false;
       this.#cancelRestarts();
       await this.#stopNow("immediate", this.#options.stopTimeoutMs);
       await setAside();
       this.#setPhase("absent");
+      return true;
     });
   }
 

@@ -1,6 +1,7 @@
 /** The pure parts of backups: when, who, from what, and what a failure means. */
 import fc from "fast-check";
 import { test } from "tap";
+import { type ControlData, parseControlData, planCatchUp } from "../src/backup/archive-catch-up.ts";
 import { reasonIn, targetSettings } from "../src/backup/archive-replay.ts";
 import { missingSegments } from "../src/backup/archive-watch.ts";
 import { explainFailure } from "../src/backup/backup-failures.ts";
@@ -516,4 +517,65 @@ test("why a replay ended, not that it was asked too early", async (t) => {
   const end = "2026 [5] FATAL:  recovery ended before configured recovery target was reached";
   const log = [...early, ...early, end, "2026 [1] LOG:  shutting down", ""].join("\n");
   t.equal(reasonIn(log), "recovery ended before configured recovery target was reached");
+});
+
+const controlReport = `pg_control version number:            1800
+Database system identifier:           7710869051307690078
+Database cluster state:               in archive recovery
+Latest checkpoint location:           0/5000080
+Latest checkpoint's REDO location:    0/5000028
+Latest checkpoint's REDO WAL file:    000000020000000000000005
+Minimum recovery ending location:     0/6000100
+Min recovery ending loc's timeline:   2
+`;
+
+test("what pg_controldata says of outdated data", async (t) => {
+  t.same(parseControlData(controlReport), {
+    systemIdentifier: "7710869051307690078",
+    state: "in archive recovery",
+    redoLsn: 0x5000028n,
+    minRecovery: { lsn: 0x6000100n, timeline: 2 },
+  });
+  t.match(parseControlData(controlReport.replace("0/6000100", "0/0")), { minRecovery: null });
+  t.equal(parseControlData("pg_controldata: error: could not open file"), undefined);
+});
+
+test("whether the archive can bring outdated data up to date", async (t) => {
+  const control = parseControlData(controlReport) as ControlData;
+  // Timeline 2 ended in segment 8, timeline 4 goes on.
+  const history = parseHistory(4, "2\t0/8000500\tbegin of a term\n");
+  const segment = (timeline: number, number: number) => segmentName(timeline, BigInt(number), mb16);
+  const whole = [segment(2, 5), segment(2, 6), segment(2, 7), segment(4, 8), segment(4, 9)];
+  const plan = (
+    names: readonly string[],
+    { endLsn = 0x6800000n, ...change }: Partial<ControlData> & { endLsn?: bigint } = {},
+  ) =>
+    planCatchUp({
+      control: { ...control, ...change },
+      endLsn,
+      listing: { segments: names.map((name) => ({ name, archivedAtMs: 0 })), histories: [] },
+      history,
+      segmentBytes: mb16,
+    });
+  t.same(plan(whole), {
+    kind: "possible",
+    timeline: 4,
+    firstSegment: segment(2, 5),
+    lastSegment: segment(4, 9),
+    segments: 5,
+  });
+  t.match(plan(whole.slice(1)), { kind: "impossible", reason: /lacks 000000020000000000000005/ });
+  t.match(plan(whole.filter((name) => name !== segment(4, 8))), { reason: /lacks 000000040000000000000008/ });
+  t.match(plan([]), { kind: "impossible" });
+  // Its own log, whose end may be nobody's, must lie within what is archived.
+  t.match(plan(whole, { endLsn: 0x9000100n }), { reason: /no later than its own log/ });
+  t.match(plan(whole, { endLsn: 0x8fffff8n }), { kind: "possible" });
+  // A second attempt after one that reached the archive's end would reach no more.
+  t.match(plan(whole, { minRecovery: { lsn: 0x9ffff00n, timeline: 4 } }), { reason: /no later/ });
+  // Data of a history that lost.
+  t.match(plan(whole, { minRecovery: { lsn: 0x6000100n, timeline: 3 } }), { reason: /another history/ });
+  t.match(plan(whole, { minRecovery: { lsn: 0x8000501n, timeline: 2 } }), { reason: /another history/ });
+  // A primary's data begins with its own log, dead tail and all.
+  t.match(plan(whole, { state: "in production" }), { reason: /in production/ });
+  t.match(plan(whole, { minRecovery: null }), { kind: "impossible" });
 });

@@ -278,6 +278,21 @@ t.test("data that can't be started is put aside when that is asked for, and othe
   t.match(await sidecar.client.getStatus(), { promisedTerm: 2 });
 });
 
+t.test("data that lacks log is put aside once, though several ask for it", async (t) => {
+  const sidecar = await leader(t);
+  t.match(await sidecar.client.control({ action: "remake" }), { refusal: { code: "not_outdated" } });
+  const peer = { leader: nodeId("n2"), host: "127.0.0.1", port: 5_999, member: true };
+  await sidecar.client.recruit({ term: term(3), coordinator: o1, reason: "" });
+  await sidecar.client.follow({ term: term(3), coordinator: o1, ...peer });
+  await sidecar.until("following", (status) => status.state === "follower");
+  sidecar.writeData("mark", "this data");
+  const remake = () => sidecar.client.control({ action: "remake" });
+  const answers = await Promise.all([remake(), remake(), remake()]);
+  t.equal(answers.filter(({ ok }) => ok).length, 1, "one of them did it");
+  t.ok(existsSync(join(sidecar.root, "data.outdated", "mark")), "what the first has put aside is kept");
+  t.match(await sidecar.client.getStatus(), { postgres: "absent", promisedTerm: 3 });
+});
+
 t.test("SIGTERM stops Postgres and says goodbye; with onTerminate=leave it goes on", async (t) => {
   const sidecar = await leader(t);
   const { pid } = await sidecar.client.getStatus();

@@ -16,7 +16,14 @@ export type BackupHost = {
 };
 
 export type BackupEvent = {
-  readonly row: "backup" | "restore_test" | "verify" | "new_node" | "backup_alarm" | "backup_alarm_over";
+  readonly row:
+    | "backup"
+    | "restore_test"
+    | "verify"
+    | "new_node"
+    | "outdated_node"
+    | "backup_alarm"
+    | "backup_alarm_over";
   readonly reason: string;
   readonly outcome: string;
   readonly ok: boolean;

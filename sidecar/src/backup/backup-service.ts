@@ -8,8 +8,7 @@
 import type { Logger } from "@quorate/common";
 import type { NodeStatus } from "@quorate/proto";
 import type { SidecarConfig } from "../config.ts";
-import type { Peer } from "../conninfo.ts";
-import { type PostgresOwner, readSecret } from "../environment.ts";
+import type { PostgresOwner } from "../environment.ts";
 import type { NodePaths } from "../paths.ts";
 import { Alarms } from "./alarms.ts";
 import { ArchiveKeeper } from "./archive-keeper.ts";
@@ -21,8 +20,8 @@ import { type Due, dueBackup, isMadeGood, isTaskDue, isTooOld, nextRunMs } from 
 import { backupTurn, type Turn } from "./backup-turn.ts";
 import { type BackupWork, type Outcome, runBackup, runRestoreTest, runVerify } from "./backup-work.ts";
 import { localQuery } from "./local-sql.ts";
-import { type CloneProgressHandler, restoreNode } from "./node-restore.ts";
-import { Peers, remoteSystemIdentifier } from "./peers.ts";
+import { NodeData } from "./node-data.ts";
+import { Peers } from "./peers.ts";
 import { BackupError, Pgbackrest } from "./pgbackrest.ts";
 import { type BackupPaths, backupPaths, type LocalPostgres, type RemotePostgres } from "./pgbackrest-conf.ts";
 import type { Backup, RepositoryInfo } from "./repository-info.ts";
@@ -195,53 +194,12 @@ export class BackupService {
 
   // ---- a new node
 
-  /**
-   * Fills `directory` from the newest backup and the archive. False: there is nothing to restore from, or it failed
-   * and the caller should copy from another node.
-   */
-  async restoreNode(
-    directory: string,
-    systemIdentifier: string | null,
-    onProgress: CloneProgressHandler,
-    signal: AbortSignal,
-  ): Promise<boolean> {
+  /** Makes this node's data from backup and archive, or brings it up to date. */
+  get nodeData(): NodeData {
     const { config, paths: nodePaths, owner, logger } = this.#options;
-    const startedMs = performance.now();
-    const outcome = await restoreNode(
-      {
-        config,
-        stanza: this.#stanza,
-        paths: this.#paths,
-        nodePaths,
-        owner,
-        pgbackrest: this.#pgbackrest,
-        logger,
-      },
-      directory,
-      systemIdentifier,
-      onProgress,
-      signal,
-    );
-    const restored = outcome.kind === "restored";
-    if (!restored)
-      logger.info({ reason: outcome.reason }, "no restore from a backup: copying from a node instead");
-    this.#tell({
-      row: "new_node",
-      reason: "the node has no data",
-      outcome: restored
-        ? `made from backup ${outcome.label} and ${outcome.segments} archived segments`
-        : `copied from another node: ${outcome.reason}`,
-      ok: restored,
-      durationMs: performance.now() - startedMs,
-    });
-    return restored;
-  }
-
-  /** Of the cluster whose node this is to follow; null: it can't be asked. */
-  async clusterIdentifier(leader: Peer): Promise<string | null> {
-    const { user, passwordFile } = this.#options.config.replication;
-    const password = readSecret(passwordFile, "replication.passwordFile");
-    return await remoteSystemIdentifier(leader, user, password, this.#options.config.tls);
+    const paths = this.#paths;
+    const place = { config, stanza: this.#stanza, paths, nodePaths, owner };
+    return new NodeData({ ...place, pgbackrest: this.#pgbackrest, logger }, (event) => this.#tell(event));
   }
 
   // ---- the loop

@@ -34,6 +34,15 @@ function startOf(segment: string): bigint {
   return segmentNumber(segment, defaultSegmentBytes) * BigInt(defaultSegmentBytes);
 }
 
+export function replayProgress(
+  { firstSegment, segments }: { readonly firstSegment: string; readonly segments: number },
+  lsn: string,
+  onProgress: CloneProgressHandler,
+): void {
+  const doneBytes = Math.max(0, Number(lsnOf(lsn) - startOf(firstSegment)));
+  onProgress("archive", { doneBytes, totalBytes: segments * defaultSegmentBytes });
+}
+
 /** Fills `directory`. Throws only when it is aborted. */
 export async function restoreNode(
   options: NodeRestoreOptions,
@@ -64,8 +73,7 @@ export async function restoreNode(
       signal,
       onProgress: (progress) => {
         if (progress.kind === "files") return onProgress("backup", progress);
-        const doneBytes = Math.max(0, Number(lsnOf(progress.lsn) - startOf(source.plan.firstSegment)));
-        onProgress("archive", { doneBytes, totalBytes: segments * defaultSegmentBytes });
+        replayProgress(source.plan, progress.lsn, onProgress);
       },
     });
     return { kind: "restored", label: backup.label, segments };

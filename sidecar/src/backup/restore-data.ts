@@ -7,7 +7,7 @@ import { type ReplayClient, type ReplayTarget, replayArchive } from "./archive-r
 import type { BackupConfig } from "./backup-config.ts";
 import type { Pgbackrest } from "./pgbackrest.ts";
 import { getScript } from "./pgbackrest-conf.ts";
-import { type ArchiveListing, emptyListing } from "./repository-info.ts";
+import { type ArchiveListing, emptyListing, type RepositoryInfo } from "./repository-info.ts";
 import { planRestore, type RestorePlan } from "./restore-plan.ts";
 import {
   defaultSegmentBytes,
@@ -15,12 +15,29 @@ import {
   newestTimeline,
   parseHistory,
   segmentNumber,
+  type Timeline,
 } from "./wal-archive.ts";
 
 export type RestoreSource = {
   readonly plan: RestorePlan;
   readonly listing: ArchiveListing;
 };
+
+/** What is archived, and the history of its newest timeline. */
+export async function lookIntoArchive(
+  pgbackrest: Pgbackrest,
+  info: RepositoryInfo,
+): Promise<{ readonly listing: ArchiveListing; readonly history: readonly Timeline[] }> {
+  const archiveId = info.kind === "ok" ? info.archiveId : null;
+  const listing = archiveId === null ? emptyListing : await pgbackrest.listArchive(archiveId);
+  const timeline = newestTimeline(listing) ?? 1;
+  const file = historyFileName(timeline);
+  const text =
+    archiveId !== null && listing.histories.includes(file)
+      ? await pgbackrest.readHistory(archiveId, file)
+      : "";
+  return { listing, history: parseHistory(timeline, text) };
+}
 
 /** Looks into the repository; changes nothing. `label`: this backup and no other. */
 export async function lookForRestore(
@@ -34,17 +51,11 @@ export async function lookForRestore(
       "nothing_to_restore",
       'the repository holds no backup of this cluster: see "quorate status" for the reason, or name another repository',
     );
-  const listing = info.archiveId === null ? emptyListing : await pgbackrest.listArchive(info.archiveId);
-  const timeline = newestTimeline(listing) ?? 1;
-  const file = historyFileName(timeline);
-  const history =
-    info.archiveId !== null && listing.histories.includes(file)
-      ? await pgbackrest.readHistory(info.archiveId, file)
-      : "";
+  const { listing, history } = await lookIntoArchive(pgbackrest, info);
   const plan = planRestore({
     backups: info.backups,
     listing,
-    history: parseHistory(timeline, history),
+    history,
     target,
     segmentBytes: defaultSegmentBytes,
     ...(label === undefined ? {} : { label }),
@@ -122,28 +133,47 @@ export async function restoreFiles(
   );
 }
 
+export type ReplayFromArchiveOptions = Pick<
+  RestoreDataOptions,
+  "config" | "stanza" | "conf" | "binDir" | "osUser" | "owner" | "data" | "logFile" | "signal"
+> & {
+  readonly niceness?: number | undefined;
+  readonly onLsn: (lsn: string) => void;
+  readonly work?: ((client: ReplayClient) => Promise<void>) | undefined;
+};
+
+/** Up to the target, or the end of the plan's last segment. */
+export function replayFromArchive(
+  options: ReplayFromArchiveOptions,
+  { timeline, lastSegment }: Pick<RestorePlan, "timeline" | "lastSegment">,
+  listing: ArchiveListing,
+  target: ReplayTarget,
+): Promise<void> {
+  const { config, stanza, conf, data, onLsn, work } = options;
+  const replay = {
+    binDir: options.binDir,
+    data,
+    owner: options.owner,
+    osUser: options.osUser,
+    getScript: getScript(config, stanza, conf, data, listing.histories),
+    timeline,
+    target,
+    endLsn: (segmentNumber(lastSegment, defaultSegmentBytes) + 1n) * BigInt(defaultSegmentBytes),
+    logFile: options.logFile,
+    signal: options.signal,
+    niceness: options.niceness,
+    onProgress: onLsn,
+  };
+  return replayArchive(replay, work);
+}
+
 export async function restoreData(options: RestoreDataOptions): Promise<void> {
-  const { data, owner, source, signal, onProgress } = options;
+  const { source, onProgress } = options;
   const { plan, listing } = source;
   await restoreFiles(options);
+  const onLsn = (lsn: string): void => onProgress({ kind: "replay", lsn });
   const replay = (target: ReplayTarget): Promise<void> =>
-    replayArchive(
-      {
-        binDir: options.binDir,
-        data,
-        owner,
-        osUser: options.osUser,
-        getScript: getScript(options.config, options.stanza, options.conf, data, listing.histories),
-        timeline: plan.timeline,
-        target,
-        endLsn: (segmentNumber(plan.lastSegment, defaultSegmentBytes) + 1n) * BigInt(defaultSegmentBytes),
-        logFile: options.logFile,
-        signal,
-        niceness: options.niceness,
-        onProgress: (lsn) => onProgress({ kind: "replay", lsn }),
-      },
-      options.work,
-    );
+    replayFromArchive({ ...options, onLsn }, plan, listing, target);
   try {
     await replay(plan.target);
   } catch (error) {
