@@ -5,7 +5,7 @@ import { readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import { asPostgres, makePostgresTempDirectory, postgresUser, run } from "@quorate/common";
 import type { PostgresBuild } from "../../build-postgres.ts";
-import { pgRegressTotals, proveTotals, type Totals } from "../totals.ts";
+import { add, nothing, pgRegressTotals, proveTotals, type Totals } from "../totals.ts";
 import type { LoadedServer } from "./loaded.ts";
 
 type Suite =
@@ -96,8 +96,8 @@ async function runRegress(suite: Extract<Suite, { kind: "regress" }>, options: S
     ],
     { LC_ALL: "C", PGTZ: "", PGHOST: "" },
   );
-  const totals = pgRegressTotals(output);
-  const ok = code === 0 && totals.failed === 0 && totals.passed > 0;
+  const totals = failedAtLeastOnce(code, pgRegressTotals(output));
+  const ok = totals.failed === 0 && totals.passed > 0;
   if (ok) await rm(work, { recursive: true, force: true });
   return { totals, ok, logDirectory: work };
 }
@@ -111,6 +111,10 @@ async function tapScripts(directory: string): Promise<string[]> {
     .map((name) => `t/${name}`);
 }
 
+/** A script that waits for what never comes where the extension is loaded is ended, and stops its servers then. */
+const scriptLimitS = 300;
+const lastWordsS = 30;
+
 /** `make check` works inside the built tree, so that must belong to the unprivileged user. */
 async function runMake(suite: Extract<Suite, { kind: "make" }>, options: SuiteOptions): Promise<SuiteResult> {
   const tree = options.build.sourceTree;
@@ -120,26 +124,34 @@ async function runMake(suite: Extract<Suite, { kind: "make" }>, options: SuiteOp
   const { loaded } = options;
   const env = { LC_ALL: "C", MAKEFLAGS: "", MAKELEVEL: "", ...loaded?.env };
   const what = loaded === undefined ? ["check"] : ["installcheck", `bindir=${loaded.bin}`];
-  const make = (more: readonly string[]) => {
-    const args = ["-k", "-C", path.join(tree, suite.directory), ...what, ...more];
-    return stream(options, path.join(work, "suite.log"), tree, "make", args, env);
+  const log = path.join(work, "suite.log");
+  const args = ["-k", "-C", path.join(tree, suite.directory), ...what];
+  const make = () => stream(options, log, tree, "make", args, env);
+  const makeOne = (script: string) => {
+    const limit = [`--kill-after=${lastWordsS}`, String(scriptLimitS)];
+    return stream(options, log, tree, "timeout", [...limit, "make", ...args, `PROVE_TESTS=${script}`], env);
   };
   const scripts = loaded === undefined ? [] : await tapScripts(path.join(tree, suite.directory));
-  const runs = scripts.length === 0 ? [await make([])] : [];
-  for (const script of scripts) runs.push(await make([`PROVE_TESTS=${script}`]));
-  const code = Math.max(...runs.map((each) => each.code));
-  const output = runs.map((each) => each.output).join("");
-  const regress = pgRegressTotals(output);
-  const prove = proveTotals(output);
-  const totals = { passed: regress.passed + prove.passed, failed: regress.failed + prove.failed };
-  return { totals, ok: code === 0 && totals.failed === 0 && totals.passed > 0, logDirectory: work };
+  const runs = scripts.length === 0 ? [await make()] : [];
+  for (const script of scripts) runs.push(await makeOne(script));
+  const totals = runs
+    .map(({ code, output }) => failedAtLeastOnce(code, madeTotals(output)))
+    .reduce(add, nothing);
+  return { totals, ok: totals.failed === 0 && totals.passed > 0, logDirectory: work };
+}
+
+/** `make check` and `make installcheck` run the one or the other driver. */
+function madeTotals(output: string): Totals {
+  return add(pgRegressTotals(output), proveTotals(output));
+}
+
+/** What broke off before its first failure was counted has failed all the same. */
+function failedAtLeastOnce(code: number, totals: Totals): Totals {
+  return code === 0 || totals.failed > 0 ? totals : { ...totals, failed: 1 };
 }
 
 export async function runSuite(name: string, options: SuiteOptions): Promise<SuiteResult> {
   const suite = suites[name];
   if (suite === undefined) throw new Error(`no suite ${name}; there are ${Object.keys(suites).join(", ")}`);
-  const result = suite.kind === "regress" ? await runRegress(suite, options) : await runMake(suite, options);
-  // A suite that broke off before its first failure was counted has failed all the same.
-  if (result.ok || result.totals.failed > 0) return result;
-  return { ...result, totals: { passed: result.totals.passed, failed: 1 } };
+  return suite.kind === "regress" ? runRegress(suite, options) : runMake(suite, options);
 }
