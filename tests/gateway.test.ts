@@ -3,11 +3,12 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import path from "node:path";
 import { promisify } from "node:util";
-import { poll, sendSignal } from "@quorate/common";
-import { gatewayUrl } from "@quorate/orchestrator/cluster/files.ts";
+import { livePid, poll, sendSignal } from "@quorate/common";
+import { gatewayUrl, paths } from "@quorate/orchestrator/cluster/files.ts";
 import pg from "pg";
 import t from "tap";
 import { quorate, TestCluster } from "./lib/cluster.ts";
+import { isNoMoreThanPostgres } from "./lib/no-more-than-postgres.ts";
 
 t.setTimeout(540_000);
 const cluster = await TestCluster.prepare(t, { gateway: true });
@@ -40,6 +41,12 @@ t.test("its connection string is the first that is printed", async (test) => {
   test.equal(/postgresql:\S+/.exec(started.stdout)?.[0], url);
   test.equal((await quorate("url", "--dir", cluster.dir)).stdout.trim(), url);
   test.equal(await portOf(await connect()), cluster.node(await cluster.leader()).ports.postgres);
+});
+
+t.test("it is no more than Postgres is, where root starts it", async (test) => {
+  const [id = ""] = cluster.open.file.gateways.map((gateway) => gateway.id);
+  const config = paths.gatewayConfig(cluster.dir, id);
+  await isNoMoreThanPostgres(test, livePid(paths.gatewayPid(cluster.dir, id), config), config);
 });
 
 type Bench = { readonly child: ChildProcess; readonly ended: Promise<{ code: number | null; text: string }> };

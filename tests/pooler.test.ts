@@ -2,21 +2,13 @@
 // nothing that happens to a gateway happens to its sidecar.
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
-import {
-  descendants,
-  isAlive,
-  poll,
-  postgresUser,
-  runAsPostgres,
-  SecretFile,
-  sendSignal,
-} from "@quorate/common";
+import { descendants, isAlive, poll, SecretFile, sendSignal } from "@quorate/common";
 import { paths } from "@quorate/orchestrator/cluster/files.ts";
 import { connectSidecar } from "@quorate/proto";
 import pg from "pg";
 import t from "tap";
 import { quorate, TestCluster } from "./lib/cluster.ts";
+import { isNoMoreThanPostgres } from "./lib/no-more-than-postgres.ts";
 
 t.setTimeout(480_000);
 const cluster = await TestCluster.prepare(t, { gateway: true });
@@ -145,19 +137,10 @@ t.test("connections are leased by the node's sidecar", async (test) => {
 });
 
 t.test("it is no more than Postgres is, where its sidecar is root", async (test) => {
-  const own = process.getuid?.() ?? -1;
-  // In a tree that this user can't read it goes on as root.
-  const readable = await runAsPostgres("test", ["-r", fileURLToPath(import.meta.url)]).then(
-    () => true,
-    () => false,
-  );
-  const wanted = readable ? (postgresUser()?.uid ?? own) : own;
-  const ids = (line: string) => new Set(line.split(/\s+/).slice(1).map(Number));
   for (const id of cluster.ids) {
     await connectSoon(id);
-    const status = readFileSync(`/proc/${poolerPid(id)}/status`, "utf8");
-    test.same(ids(/^Uid:.*$/m.exec(status)?.[0] ?? ""), new Set([wanted]));
-    if (wanted !== own) test.match(status, /^CapEff:\s*0+$/m);
+    const config = path.join(paths.node(cluster.dir, id), "pooler", "gateway.json");
+    await isNoMoreThanPostgres(test, poolerPid(id), config);
   }
 });
 

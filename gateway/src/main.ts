@@ -1,5 +1,5 @@
 /** `quorate-gateway --config gateway.json`, or `--server host:port` for a try. */
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { ftruncateSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
 import path from "node:path";
 import { createLogger, messageOf } from "@quorate/common";
 import { Command } from "commander";
@@ -75,7 +75,7 @@ const shutdown = (): void => {
   log.info("draining");
   gateway.drain().then(
     () => {
-      if (pidFile !== undefined) rmSync(pidFile, { force: true });
+      removePidFile();
       process.exit(0);
     },
     (error: unknown) => {
@@ -84,6 +84,26 @@ const shutdown = (): void => {
     },
   );
 };
+
+const pidFile = given.config === undefined ? undefined : path.join(directory, "gateway.pid");
+/** Open from before root is given up: the directory may be root's, so that who runs as less can't change its files. */
+const pidFd = pidFile === undefined ? undefined : orExit(() => openSync(pidFile, "a", 0o644));
+
+function writePidFile(): void {
+  if (pidFd === undefined) return;
+  ftruncateSync(pidFd);
+  writeSync(pidFd, `${process.pid}\n`);
+}
+
+function removePidFile(): void {
+  if (pidFile === undefined || pidFd === undefined) return;
+  ftruncateSync(pidFd);
+  try {
+    rmSync(pidFile, { force: true });
+  } catch {
+    // The directory is root's: the file stays, empty.
+  }
+}
 
 const { runAs, transport } = config;
 if (runAs !== undefined) {
@@ -97,8 +117,7 @@ const gateway = await startGateway({ config, log, readConfig, shutdown }).catch(
     throw error;
   }),
 );
-const pidFile = given.config === undefined ? undefined : path.join(directory, "gateway.pid");
-if (pidFile !== undefined) writeFileSync(pidFile, `${process.pid}\n`);
+writePidFile();
 answerParent(gateway, () => process.exit(0));
 process.on("SIGHUP", () => gateway.reload());
 process.on("SIGTERM", shutdown);

@@ -1,5 +1,5 @@
 // quorate certs init, quorate certs renew: an authority of the cluster's own, and a certificate for each node,
-// orchestrator and the CLI. Keys never leave their files (0600) and are no argument of any program.
+// orchestrator and the CLI. Keys never leave their files (0600; a gateway's may be read by its user) and are no argument of any program.
 import {
   chmodSync,
   existsSync,
@@ -13,7 +13,14 @@ import {
 import { isIP } from "node:net";
 import path from "node:path";
 import { run } from "@quorate/common";
-import { type OpenCluster, openCluster, paths, writeClusterFile, writeJson } from "../cluster/files.ts";
+import {
+  letPostgresRead,
+  type OpenCluster,
+  openCluster,
+  paths,
+  writeClusterFile,
+  writeJson,
+} from "../cluster/files.ts";
 import { orchestratorErrors } from "../error-codes.ts";
 import { backupHolders, useBackupCertificates } from "./backup-certs.ts";
 import { supervisorPid } from "./down.ts";
@@ -31,6 +38,8 @@ interface Holder {
   readonly dir: string;
   /** To which it belongs, if that isn't its name. */
   readonly node?: string;
+  /** It runs as whom Postgres runs as. */
+  readonly postgresReads?: boolean;
 }
 
 function holders(cluster: OpenCluster): Holder[] {
@@ -46,6 +55,7 @@ function holders(cluster: OpenCluster): Holder[] {
       name: id,
       host,
       dir: path.join(paths.gateway(dir, id), "tls"),
+      postgresReads: true,
     })),
     { name: "cli", host: undefined, dir: path.join(dir, "tls", "cli") },
     ...backupHolders(cluster),
@@ -90,6 +100,11 @@ async function issue(authority: string, holder: Holder, days: number): Promise<v
     await openssl("x509", "-req", "-in", at("csr.pem"), ...ca, ...out);
     chmodSync(at("key.pem"), 0o600);
     writeFileSync(path.join(holder.dir, "ca.pem"), readFileSync(path.join(authority, "ca.pem")));
+    if (holder.postgresReads === true) {
+      letPostgresRead(holder.dir, 0o710);
+      for (const name of [at("key.pem"), at("cert.pem"), path.join(holder.dir, "ca.pem")])
+        letPostgresRead(name);
+    }
     for (const name of ["key.pem", "cert.pem"]) renameSync(at(name), path.join(holder.dir, name));
   } finally {
     rmSync(work, { recursive: true, force: true });

@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { homedir } from "node:os";
 import path from "node:path";
-import { findOsUser } from "@quorate/common";
+import { findOsUser, type OsUser } from "@quorate/common";
 import { type ClientAccess, useClientAccess } from "@quorate/proto";
 import type { BackupConfigInput } from "@quorate/sidecar/backup/backup-config.ts";
 import { type ClusterFile, loadClusterFile } from "@quorate/sidecar/config.ts";
@@ -130,7 +130,16 @@ export function writeCluster(
     writeJson(paths.sidecarConfig(dir, node.id), sidecarConfigFor(file, node, settings, backup));
   }
   writeOrchestratorConfigs(dir, file);
-  if (file.gateways.length > 0) writeSecret(path.join(paths.secrets(dir), "gateway.password"));
+  if (file.gateways.length > 0) {
+    const password = path.join(paths.secrets(dir), "gateway.password");
+    writeSecret(password);
+    letPostgresRead(paths.secrets(dir), 0o710);
+    for (const name of [
+      password,
+      ...(file.tokenFile === undefined ? [] : [path.resolve(dir, file.tokenFile)]),
+    ])
+      letPostgresRead(name);
+  }
   writeGatewayConfigs(dir, file);
   writeJson(paths.clusterFile(dir), file);
   return known({ dir, file });
@@ -196,6 +205,7 @@ export function writeGatewayConfigs(dir: string, file: ClusterFile): void {
           authentication: { user: "quorate_gateway", passwordFile: "../../secrets/gateway.password" },
           admin: { users: [file.app.user] },
           drainMs: 3_000,
+          ...(postgresOwner() === undefined ? {} : { runAs: postgresOwner()?.name }),
         };
     writeJson(name, {
       ...before,
@@ -220,8 +230,21 @@ export function localBackup(pgbackrest: string): BackupConfigInput {
 /** It belongs to whom Postgres runs as, who writes into it. */
 function makeRepository(directory: string): void {
   mkdirSync(directory, { recursive: true, mode: 0o700 });
-  const owner = isRoot() ? findOsUser("postgres") : undefined;
+  const owner = postgresOwner();
   if (owner !== undefined) chownSync(directory, owner.uid, owner.gid);
+}
+
+/** Whom Postgres runs as if root starts it, and gateways with it. */
+function postgresOwner(): OsUser | undefined {
+  return isRoot() ? findOsUser("postgres") : undefined;
+}
+
+/** It stays root's, so that who reads it can't change it. A directory may be entered, not listed (0710). */
+export function letPostgresRead(name: string, mode = 0o640): void {
+  const owner = postgresOwner();
+  if (owner === undefined) return;
+  chownSync(name, 0, owner.gid);
+  chmodSync(name, mode);
 }
 
 function writeSecret(name: string): void {

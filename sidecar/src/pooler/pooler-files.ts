@@ -1,8 +1,9 @@
 /**
- * What a node's gateway reads, as copies in a directory of its own that belong to the user that it runs as: the
- * originals may be root's.
+ * What a node's gateway reads, as copies in a directory of its own: the originals may be root's alone. Where the sidecar
+ * is root the copies are, too, and the group of the user that the gateway runs as may read them: who could write its
+ * configuration could say that it is to stay root.
  */
-import { chmodSync, chownSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readTlsFiles, SecretFile } from "@quorate/common";
 import type { SidecarConfig } from "../config.ts";
@@ -35,8 +36,7 @@ export class PoolerFiles {
       file === undefined ? [] : [[name, new SecretFile(file)] as const],
     );
     mkdirSync(directory, { recursive: true, mode: 0o700 });
-    chmodSync(directory, 0o700);
-    this.#own(directory);
+    this.#guard(directory, 0o700);
   }
 
   at(name: keyof typeof poolerFiles): string {
@@ -47,15 +47,17 @@ export class PoolerFiles {
   write(name: string, text: string): boolean {
     if (this.#written.get(name) === text) return false;
     const file = join(this.#directory, name);
+    rmSync(`${file}.new`, { force: true });
     writeFileSync(`${file}.new`, text, { mode: 0o600 });
-    this.#own(`${file}.new`);
+    this.#guard(`${file}.new`, 0o600);
     renameSync(`${file}.new`, file);
     this.#written.set(name, text);
     return true;
   }
 
-  #own(name: string): void {
-    if (this.#owner !== undefined) chownSync(name, this.#owner.uid, this.#owner.gid);
+  #guard(name: string, mode: number): void {
+    if (this.#owner !== undefined) chownSync(name, process.getuid?.() ?? 0, this.#owner.gid);
+    chmodSync(name, this.#owner === undefined ? mode : mode | ((mode & 0o500) >> 3));
   }
 
   /** Throws if the originals can't be read; what was there before stays. True if something has changed. */
