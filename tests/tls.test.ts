@@ -104,6 +104,19 @@ t.test("certs init, refusal of everybody else, certs renew", async (test) => {
     "the node's gateway": () =>
       fingerprint(connect({ host, port: ports.pooler ?? 0, ca, ALPNProtocols: ["postgresql"] })),
   };
+  /** Of a new connection of the gateway that stands alone, as the Postgres sees it that leads. */
+  const serialShown = async (): Promise<string> => {
+    const url = new URL(gatewayUrl(cluster.open) ?? "");
+    url.searchParams.set("options", "-c quorate.pool=session");
+    const client = new pg.Client({ connectionString: url.href });
+    await client.connect();
+    const sql = "select client_serial from pg_stat_ssl where pid = pg_backend_pid()";
+    const [row] = (await client.query<{ client_serial: string }>(sql)).rows;
+    await client.end();
+    return row?.client_serial ?? "none";
+  };
+  const serial = await serialShown();
+  test.not(serial, "none", "the gateway shows Postgres a certificate");
   const before = await Promise.all(Object.values(shown).map((show) => show()));
   test.equal(new Set(before).size, 1, "all of a node show its one certificate");
   const pids = [cluster.sidecarPid("n1"), cluster.postmasterPid("n1")];
@@ -113,6 +126,10 @@ t.test("certs init, refusal of everybody else, certs renew", async (test) => {
       what: `the renewed certificate over ${what}`,
       timeoutMs: 30_000,
     });
+  await poll(async () => (await serialShown()) !== serial, {
+    what: "the gateway to show Postgres its renewed certificate",
+    timeoutMs: 30_000,
+  });
   test.same([cluster.sidecarPid("n1"), cluster.postmasterPid("n1")], pids, "the same processes");
   await verb("switchover");
   await verb("node", "add");

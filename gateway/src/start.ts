@@ -1,7 +1,7 @@
 /** Starts a gateway in this process: one worker on this thread, or several threads that share the port. */
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
-import { type GuardedHttp, type Logger, SecretFile, startGuardedHttp } from "@quorate/common";
+import { type GuardedHttp, type Logger, SecretFile, startGuardedHttp, watchTlsFiles } from "@quorate/common";
 import { useClientAccess } from "@quorate/proto";
 import { leaseMetrics, metricsText } from "./admin/metrics.ts";
 import { Leases } from "./budget/leases.ts";
@@ -135,7 +135,9 @@ async function around(
   const healthy = () => leaders.view.leader !== undefined && !draining;
   const metrics = async () => (await body.metrics()) + leaseMetrics(budget.limits.all);
   const http = await serveMetrics(config, metrics, healthy, log);
+  const unwatch = watchCertificate(config, reload, log);
   const end = async (): Promise<void> => {
+    unwatch();
     http?.close();
     await budget.close();
     leaders.close();
@@ -209,6 +211,12 @@ function leadersOf(config: Config): LeaderSource {
   if (config.server !== undefined) return fixedServer(config.server.host, config.server.port);
   useClientAccess({ tls: config.sidecarTls, tokenFile: config.sidecarTokenFile });
   return new SidecarWatch(config.sidecars, `gateway-${process.pid}`);
+}
+
+/** A renewed certificate counts at once for connections to servers; an expired one they would refuse. */
+function watchCertificate({ sidecarTls }: Config, reload: () => void, log: Logger): () => void {
+  if (sidecarTls === undefined) return () => undefined;
+  return watchTlsFiles(sidecarTls, reload, (error) => log.warn({ error }, "the certificate can't be read"));
 }
 
 /** To those who are known as sidecars know them; whether it works is told to everybody. */
