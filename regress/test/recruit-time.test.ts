@@ -2,7 +2,10 @@
  * A recruited node answers within 50 ms in every state of its Postgres. The medians are held to it: on a machine under
  * test any process may be stopped for longer now and then. (A Postgres that is stopped is the sidecar's business.)
  */
-import { poll, runAsPostgres, sendSignal } from "@quorate/common";
+import { existsSync } from "node:fs";
+import { readdir, readlink } from "node:fs/promises";
+import path from "node:path";
+import { poll, runAsPostgres, sendSignal, sleep } from "@quorate/common";
 import { parseLsn } from "@quorate/consensus";
 import { type Test, test } from "tap";
 import { type Cluster, expectOk, makeCluster, type Server } from "../lib/cluster.ts";
@@ -179,6 +182,77 @@ test("a server that starts with much log that isn't replayed reads it ahead, and
   t.ok(statuses.length > 10, "others are answered between portions of the log");
   judge(t, "much log, status meanwhile", statuses);
   judge(t, "much log, first answer", fences);
+});
+
+/** Which segments a process has open. */
+async function openSegments(pid: number): Promise<string[]> {
+  const fds = await readdir(`/proc/${pid}/fd`);
+  const targets = await Promise.all(fds.map((fd) => readlink(`/proc/${pid}/fd/${fd}`).catch(() => "")));
+  return targets.flatMap((target) => /pg_wal\/([0-9A-F]{24})$/.exec(target)?.[1] ?? []);
+}
+
+/** Its control worker is stopped while it reads log from before `segment`. */
+async function holdReader(server: Server, segment: string): Promise<() => void> {
+  for (let attempt = 1; attempt <= 20; attempt++) {
+    await server.launch();
+    const pid = await poll(() => processNamed(server, /quorate control/), {
+      what: "the control worker",
+      timeoutMs: 20_000,
+      intervalMs: 1,
+    });
+    for (let looks = 0; looks < 200; looks++) {
+      sendSignal(pid, "SIGSTOP");
+      if ((await openSegments(pid)).some((each) => each < segment)) return () => sendSignal(pid, "SIGCONT");
+      sendSignal(pid, "SIGCONT");
+      await sleep(1);
+    }
+    await server.kill9();
+  }
+  throw new Error("the control worker was always faster");
+}
+
+function processNamed(server: Server, name: RegExp): number | undefined {
+  try {
+    return server.child(name);
+  } catch {
+    return undefined;
+  }
+}
+
+test("log that is replayed and removed while it is read", async (t) => {
+  const noRestartpoint = ["checkpoint_timeout = 1h", "max_wal_size = 4GB", "wal_recycle = off"];
+  const cluster = await threeNodes(t, majority, [...noRestartpoint, "wal_keep_size = 4GB"]);
+  const [n1, n2] = [cluster.node("n1"), cluster.node("n2")];
+  const position = async () => (await n1.value("select pg_current_wal_flush_lsn()")) ?? "";
+  const write = async (portions: number) => {
+    const rows = "select g, repeat('z', 200) from generate_series(1, 80000) g";
+    for (let i = 0; i < portions; i++) await n1.sql(`insert into big ${rows}`);
+  };
+  await n1.sql("create table big (g int, filler text)");
+  const first = (await n1.value("select pg_walfile_name(pg_current_wal_lsn())")) ?? "";
+  await write(8);
+  await n1.sql("checkpoint");
+  const removable = await position();
+  const behind = (await n1.value(`select pg_walfile_name('${removable}')`)) ?? "";
+  // Pages that the follower writes make it replay this much when it starts.
+  await write(4);
+  const end = await position();
+  await n2.untilValue(`select pg_last_wal_replay_lsn() >= '${end}'`, "t");
+  await n2.kill9();
+  await n2.configure("wal_keep_size = 0");
+
+  const goOn = await holdReader(n2, behind);
+  try {
+    const isThere = () => existsSync(path.join(n2.data, "pg_wal", first));
+    t.ok(isThere(), "it begins to read what was written first");
+    await n2.untilValue(`select pg_last_wal_replay_lsn() >= '${removable}'`, "t");
+    await n2.sql("checkpoint");
+    t.notOk(isThere(), "that is replayed and removed");
+  } finally {
+    goOn();
+  }
+  const found = expectOk(await n2.ask({ cmd: "fence", term: 5 })).position?.lsn ?? "0/0";
+  t.ok((parseLsn(found) ?? 0n) >= (parseLsn(end) ?? 1n), `the log ends at ${found}, not before ${end}`);
 });
 
 test("a server that brings its data directory to disk before it begins redo", async (t) => {
