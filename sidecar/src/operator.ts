@@ -33,8 +33,9 @@ export async function control(
         await node.data.setAside();
       });
     case "remake": {
-      const { state, flushedLsn } = node.status();
-      if (state !== "follower" || flushedLsn === null) return false;
+      const { state, flushedLsn, receiver } = node.status();
+      // Whoever receives something lacks nothing, whatever was seen from outside.
+      if (state !== "follower" || flushedLsn === null || receiver?.state === "streaming") return false;
       return await supervisor.remake(async () => {
         node.logger.error(
           "the log that this node lacks is gone: its data is put aside (data.outdated) until it is updated or made anew",

@@ -126,7 +126,10 @@ export function sidecarHandlers(
       if (!done && action === "discard")
         return refuse("not_failed", "this Postgres runs, or may still come up: its data stays");
       if (!done && action === "remake")
-        return refuse("not_outdated", "this node follows nobody, or has been started anew since: its data stays");
+        return refuse(
+          "not_outdated",
+          "this node follows nobody, or has been started anew since: its data stays",
+        );
       return done
         ? { ok: true, status: node.status() }
         : refuse("timeout", "Postgres was started but doesn't answer yet");

@@ -23,6 +23,7 @@ type Answer = Record<string, unknown>;
 export class FakeControl {
   readonly server: Server;
   readonly state: FakeState;
+  receiver: () => Answer | null = () => null;
   readonly requests: FakeRequest[] = [];
   /** Instead of the model's own answer; null: no answer at all. */
   override: ((request: FakeRequest) => Answer | null | undefined) | undefined;
@@ -70,7 +71,7 @@ export class FakeControl {
       flushedLsn: this.state.position.lsn,
       appliedLsn: this.state.position.lsn,
       joint: [],
-      receiver: null,
+      receiver: this.receiver(),
       followers: [],
       waiting: 0,
     };

@@ -51,6 +51,10 @@ function postgres(): void {
   writeFileSync(pidFile, `${process.pid}\n${data}\n`);
   const logFile = join(data, "fake-log.json");
   const control = new FakeControl(JSON.parse(readFileSync(logFile, "utf8")) as Partial<FakeState>);
+  control.receiver = () =>
+    existsSync(join(data, "fake-streams"))
+      ? { state: "streaming", timeline: control.state.term, lastMessageAgeMs: 5 }
+      : null;
   const keepLog = (): void => {
     const { term, position, ruleset } = control.state;
     writeFileSync(`${logFile}.new`, JSON.stringify({ term, position, ruleset }));

@@ -285,6 +285,11 @@ t.test("data that lacks log is put aside once, though several ask for it", async
   await sidecar.client.recruit({ term: term(3), coordinator: o1, reason: "" });
   await sidecar.client.follow({ term: term(3), coordinator: o1, ...peer });
   await sidecar.until("following", (status) => status.state === "follower");
+  sidecar.writeData("fake-streams", "");
+  await sidecar.until("streaming", (status) => status.receiver?.state === "streaming");
+  t.match(await sidecar.client.control({ action: "remake" }), { refusal: { code: "not_outdated" } });
+  rmSync(join(sidecar.data, "fake-streams"));
+  await sidecar.until("cut off", (status) => status.receiver === null);
   sidecar.writeData("mark", "this data");
   const remake = () => sidecar.client.control({ action: "remake" });
   const answers = await Promise.all([remake(), remake(), remake()]);
