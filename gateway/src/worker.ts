@@ -21,10 +21,10 @@ import { Client } from "./session/client.ts";
 import type { ClientHost } from "./session/client-host.ts";
 import { ClientSweep } from "./session/client-sweep.ts";
 import { Directory } from "./session/directory.ts";
-import { Login, type LoginHost, newMockSecret, type StartupRequest, type Tls } from "./session/login.ts";
+import { Login, type LoginHost, newMockSecret, type Tls } from "./session/login.ts";
 import { readyIdle } from "./session/outcome.ts";
-import type { Secret } from "./session/scram.ts";
-import { settingsOf } from "./session/settings.ts";
+import type { ScramKeys, Secret } from "./session/scram.ts";
+import { type Startup, Startups } from "./session/startup.ts";
 import { Tunnel } from "./session/tunnel.ts";
 import type { Plans } from "./text/plans.ts";
 import type {
@@ -76,6 +76,8 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
   readonly log_: Logger;
   readonly directory: Directory;
   readonly mockSecret = newMockSecret();
+  readonly startups = new Startups(false);
+  readonly readOnlyStartups = new Startups(true);
   readonly latency = new Histogram();
   readonly room: Room;
   readonly startedAtMs: number;
@@ -180,20 +182,17 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     this.log_.info({ peer, reason }, "a login failed");
   }
 
-  loggedIn(link: ServerSideLink, request: StartupRequest): LinkOwner {
+  loggedIn(link: ServerSideLink, request: Startup, keys: ScramKeys | undefined): LinkOwner {
     this.connections++;
     if (request.database === this.config.admin.database) return new AdminSession(this, link, request);
     if (request.replication !== undefined) {
-      const tunnel = new Tunnel(this, link, request);
+      const tunnel = new Tunnel(this, link, request, keys);
       this.tunnels.add(tunnel);
       return tunnel;
     }
-    const pool = this.pool(request.database, request.user, request.keys);
+    const pool = this.pool(request.database, request.user, keys);
     const id = this.#newClientId();
-    const settings = new Map(request.settings);
-    // Also where no follower is left and the leader answers.
-    if (request.readOnly) settings.set("default_transaction_read_only", "on");
-    const client = new Client(this, link, pool, id, settingsOf(settings), request.readOnly);
+    const client = new Client(this, link, pool, id, request.settings, request.readOnly);
     client.own = request.own || pool.loginTriggers;
     client.connectedAtMs = this.nowMs();
     client.idleSinceMs = client.connectedAtMs;
@@ -214,7 +213,7 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     return client;
   }
 
-  #welcome(client: Client, link: ServerSideLink, request: StartupRequest): void {
+  #welcome(client: Client, link: ServerSideLink, request: Startup): void {
     const told = request.readOnly ? client.reported.with("in_hot_standby", "on") : client.reported;
     link.send(told.messages, 0, told.messages.length);
     // Who has a server connection for itself gets that one's process id.

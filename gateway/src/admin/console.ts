@@ -1,7 +1,7 @@
 /** The console: a database of its own name, simple queries only, in the manner of PgBouncer's. */
 import { createHash, timingSafeEqual } from "node:crypto";
 import { stateOf } from "../session/client-sweep.ts";
-import type { StartupRequest } from "../session/login.ts";
+import type { Startup } from "../session/startup.ts";
 import { pinReasons } from "../text/plan.ts";
 import type { Link, LinkOwner } from "../transport/transport.ts";
 import {
@@ -35,7 +35,7 @@ export class AdminSession implements LinkOwner {
   /** Waits for the other workers' answers. */
   #busy = false;
 
-  constructor(worker: Worker, link: Link, request: StartupRequest) {
+  constructor(worker: Worker, link: Link, request: Startup) {
     this.#worker = worker;
     this.#link = link;
     if (!worker.config.admin.users.some((each) => same(each, request.user))) {

@@ -1,34 +1,44 @@
 /** What cancel requests are known by: a process id that was told to a client, and a secret. */
+import "../wire/buffer.ts";
 import { randomFillSync } from "node:crypto";
-import { backendKeyData } from "../wire/build.ts";
-import { int32 } from "../wire/codec.ts";
+import { be, putInt32 } from "../wire/codec.ts";
 
-type Key = { readonly processId: number; readonly secret: Buffer };
+/** Of a BackendKeyData message: what comes before the process id. */
+const headBytes = 5;
 
 export class CancelKeys {
-  readonly #keys = new Map<number, Key>();
-  /** Those of a process id: servers' ids and ids of our own making may be the same by chance. */
-  readonly #ids = new Map<number, number[]>();
+  /** By process id and secret as they are sent: two strings' worth per client, whatever else there is. */
+  readonly #ids = new Map<string, number>();
+  readonly #keys = new Map<number, string>();
 
   /** BackendKeyData for the client with this id. */
   add(id: number, processId: number, minorVersion: number): Buffer {
-    const secret = this.#random(minorVersion >= 2 ? 32 : 4);
-    this.#keys.set(id, { processId, secret });
-    const ids = this.#ids.get(processId);
-    if (ids === undefined) this.#ids.set(processId, [id]);
-    else ids.push(id);
-    return backendKeyData(processId, secret);
+    this.forget(id);
+    const secretBytes = minorVersion >= 2 ? 32 : 4;
+    const message = Buffer.allocUnsafe(headBytes + 4 + secretBytes);
+    message[0] = be.backendKeyData;
+    putInt32(message, 1, message.length - 1);
+    putInt32(message, headBytes, processId);
+    let key: string;
+    do {
+      this.#draw(message, headBytes + 4);
+      key = message.latin1Slice(headBytes);
+    } while (this.#ids.has(key)); // servers' ids and ids of our own making may be the same by chance
+    this.#ids.set(key, id);
+    this.#keys.set(id, key);
+    return message;
   }
 
   /** Many at once: each call of the generator costs as much as all of these. */
-  #random(length: number): Buffer {
-    if (this.#drawn + length > this.#pool.length) {
+  #draw(into: Buffer, at: number): void {
+    if (this.#drawn + into.length - at > this.#pool.length) {
       randomFillSync(this.#pool);
       this.#drawn = 0;
     }
-    const secret = Buffer.from(this.#pool.subarray(this.#drawn, this.#drawn + length));
-    this.#drawn += length;
-    return secret;
+    for (let each = at; each < into.length; each++) {
+      into[each] = this.#pool[this.#drawn] as number;
+      this.#pool[this.#drawn++] = 0;
+    }
   }
   readonly #pool = Buffer.alloc(4096);
   #drawn = this.#pool.length;
@@ -37,14 +47,11 @@ export class CancelKeys {
     const key = this.#keys.get(id);
     if (key === undefined) return;
     this.#keys.delete(id);
-    const others = (this.#ids.get(key.processId) ?? []).filter((each) => each !== id);
-    if (others.length === 0) this.#ids.delete(key.processId);
-    else this.#ids.set(key.processId, others);
+    this.#ids.delete(key);
   }
 
   /** The client whose key this is. */
   find(key: Uint8Array): number | undefined {
-    const secret = key.subarray(4);
-    return this.#ids.get(int32(key, 0))?.find((id) => this.#keys.get(id)?.secret.equals(secret));
+    return this.#ids.get(Buffer.from(key.buffer, key.byteOffset, key.length).latin1Slice());
   }
 }

@@ -14,8 +14,8 @@ import {
 } from "../wire/build.ts";
 import { fe, int32, maxAuthMessageBytes, maxStartupBytes } from "../wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "../wire/errors.ts";
-import { readStartupPacket, splitOptions } from "../wire/startup-packet.ts";
 import { mockVerifier, readVerifier, type ScramKeys, ScramServer, type ScramServerResult } from "./scram.ts";
+import { type Packet, Startup, type Startups } from "./startup.ts";
 
 /** What the server knows of a user. */
 export type UserEntry = {
@@ -24,23 +24,6 @@ export type UserEntry = {
   readonly mayLogin: boolean;
   /** VALID UNTIL is over. */
   readonly expired: boolean;
-};
-
-export type StartupRequest = {
-  readonly user: string;
-  readonly database: string;
-  readonly replication: string | undefined;
-  /** In lower case, `options` taken apart. */
-  readonly settings: ReadonlyMap<string, string>;
-  /** As they came. */
-  readonly parameters: ReadonlyMap<string, string>;
-  readonly minorVersion: number;
-  readonly keys: ScramKeys | undefined;
-  readonly secure: boolean;
-  /** It came by the port for reads. */
-  readonly readOnly: boolean;
-  /** quorate.pool=session: a server connection of its own, from its login to its end. */
-  readonly own: boolean;
 };
 
 export type Tls = {
@@ -60,9 +43,14 @@ export type LoginHost = {
   /** A startup packet has come; an error is a refusal (draining, too many clients). */
   admit(request: { user: string; database: string }): WireError | undefined;
   /** The client is who it says; the link is the session's from now on. */
-  loggedIn(link: ServerSideLink, request: StartupRequest): LinkOwner;
+  loggedIn(link: ServerSideLink, request: Startup, keys: ScramKeys | undefined): LinkOwner;
+  readonly startups: Startups;
+  /** Those of the port for reads. */
+  readonly readOnlyStartups: Startups;
   loginFailed(reason: string, peer: string): void;
 };
+
+const nothing: Buffer = Buffer.alloc(0);
 
 type Phase = "startup" | "tls" | "sasl-initial" | "sasl-response" | "waiting" | "ended";
 
@@ -79,15 +67,15 @@ export class Login implements LinkOwner {
   #phase: Phase = "startup";
   #secure = false;
   #direct = false;
-  #buffer: Buffer = Buffer.alloc(0);
-  #request: Omit<StartupRequest, "keys"> | undefined;
+  #buffer: Buffer = nothing;
+  #request: Startup | undefined;
   #scram: ScramServer | undefined;
   #entry: UserEntry | undefined;
   readonly startedAtMs: number;
-  readonly #readOnly: boolean;
+  readonly #startups: Startups;
 
   constructor(host: LoginHost, link: ServerSideLink, nowMs: number, readOnly = false) {
-    this.#readOnly = readOnly;
+    this.#startups = readOnly ? host.readOnlyStartups : host.startups;
     this.#host = host;
     this.#link = link;
     this.startedAtMs = nowMs;
@@ -100,8 +88,12 @@ export class Login implements LinkOwner {
       this.#fail(wireError("FATAL", "08P01", "too much data before the login"));
       return;
     }
-    this.#buffer = Buffer.concat([this.#buffer, bytes.subarray(start, end)]);
+    const fresh = bytes.subarray(start, end);
+    this.#buffer = this.#buffer.length === 0 ? fresh : Buffer.concat([this.#buffer, fresh]);
     this.#advance();
+    // What is left of them is to be kept beyond this call.
+    if (this.#buffer.buffer === bytes.buffer && this.#buffer.length > 0)
+      this.#buffer = Buffer.from(this.#buffer);
   }
 
   #advance(): void {
@@ -115,7 +107,7 @@ export class Login implements LinkOwner {
   }
 
   #startup(): void {
-    const packet = readStartupPacket(this.#buffer, 0, this.#buffer.length);
+    const packet = this.#startups.read(this.#buffer);
     switch (packet.kind) {
       case "incomplete":
         return;
@@ -131,7 +123,7 @@ export class Login implements LinkOwner {
           this.#fail(wireError("FATAL", "08P01", "received unencrypted data after SSL request"));
           return;
         }
-        this.#buffer = Buffer.alloc(0);
+        this.#buffer = nothing;
         const possible = !this.#secure && this.#host.tls() !== undefined;
         this.#link.send(Buffer.from(possible ? "S" : "N"), 0, 1);
         if (possible) this.#startTls(undefined);
@@ -144,7 +136,7 @@ export class Login implements LinkOwner {
           );
           return;
         }
-        this.#buffer = Buffer.alloc(0);
+        this.#buffer = nothing;
         this.#link.send(Buffer.from("N"), 0, 1);
         return;
       case "cancel":
@@ -154,7 +146,7 @@ export class Login implements LinkOwner {
         return;
       case "startup":
         this.#buffer = this.#buffer.subarray(packet.bytes);
-        this.#begin(packet.parameters, packet.minor, packet.unknownOptions);
+        this.#begin(packet);
         return;
     }
   }
@@ -166,7 +158,7 @@ export class Login implements LinkOwner {
       this.#link.destroy();
       return;
     }
-    this.#buffer = Buffer.alloc(0);
+    this.#buffer = nothing;
     this.#phase = "tls";
     this.#link.startTls(tls.context, already === undefined ? undefined : Buffer.from(already), (link) => {
       this.#secure = true;
@@ -180,57 +172,19 @@ export class Login implements LinkOwner {
     // What a client sends right behind its handshake may come before `secure` is told.
   }
 
-  #begin(parameters: ReadonlyMap<string, string>, minor: number, unknown: readonly string[]): void {
-    const user = parameters.get("user") ?? "";
-    if (user === "") {
-      this.#fail(wireError("FATAL", "28000", "no PostgreSQL user name specified in startup packet"));
-      return;
-    }
+  #begin({ request, minor, unknownOptions }: Extract<Packet, { kind: "startup" }>): void {
     if (this.#host.tlsRequired && !this.#secure) {
       this.#fail(loginMessages.tls);
       return;
     }
-    if (minor > 2 || unknown.length > 0) this.#send(negotiateVersion(Math.min(minor, 2), unknown));
-    const database = parameters.get("database") ?? user;
-    const settings = new Map<string, string>();
-    for (const [name, value] of parameters) {
-      if (name === "user" || name === "database" || name === "replication" || name === "options") continue;
-      settings.set(name.toLowerCase(), value);
-    }
-    const split = splitOptions(parameters.get("options") ?? "");
-    if ("invalid" in split) {
-      this.#fail(
-        wireError("FATAL", "42601", `invalid command-line argument for server process: ${split.invalid}`),
-      );
+    if (minor > 2 || unknownOptions.length > 0)
+      this.#send(negotiateVersion(Math.min(minor, 2), unknownOptions));
+    if (!(request instanceof Startup)) {
+      this.#fail(request);
       return;
     }
-    // As in Postgres: what is in the packet itself wins over `options`.
-    for (const [name, value] of split.settings) {
-      if (!settings.has(name.toLowerCase())) settings.set(name.toLowerCase(), value);
-    }
-    const mode = settings.get("quorate.pool") ?? "transaction";
-    settings.delete("quorate.pool");
-    if (mode !== "session" && mode !== "transaction") {
-      this.#fail(
-        wireError("FATAL", "22023", `invalid value for parameter "quorate.pool": "${mode}"`, {
-          hint: "Available values: transaction, session.",
-        }),
-      );
-      return;
-    }
-    const flag = parameters.get("replication");
-    const replication = flag === undefined || /^(false|off|no|0)$/i.test(flag) ? undefined : flag;
-    this.#request = {
-      user,
-      database,
-      replication,
-      settings,
-      parameters,
-      minorVersion: Math.min(minor, 2),
-      secure: this.#secure,
-      readOnly: this.#readOnly,
-      own: mode === "session",
-    };
+    this.#request = request;
+    const { user, database } = request;
     const refusal = this.#host.admit({ user, database });
     if (refusal !== undefined) {
       this.#fail(refusal);
@@ -327,13 +281,10 @@ export class Login implements LinkOwner {
   #succeed(keys: ScramKeys | undefined): void {
     this.#phase = "ended";
     this.#send(authenticationOk);
-    const owner = this.#host.loggedIn(this.#link, {
-      ...(this.#request as Omit<StartupRequest, "keys">),
-      keys,
-    });
+    const owner = this.#host.loggedIn(this.#link, this.#request as Startup, keys);
     this.#link.owner = owner;
     if (this.#buffer.length > 0) owner.data(this.#buffer, 0, this.#buffer.length);
-    this.#buffer = Buffer.alloc(0);
+    this.#buffer = nothing;
   }
 
   #send(bytes: Buffer): void {
@@ -342,7 +293,7 @@ export class Login implements LinkOwner {
 
   #fail(error: WireError): void {
     this.#phase = "ended";
-    this.#buffer = Buffer.alloc(0);
+    this.#buffer = nothing;
     this.#host.loginFailed(error.message, this.#link.peer);
     this.#send(errorBytes(error));
     this.#link.close();

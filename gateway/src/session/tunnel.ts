@@ -10,11 +10,12 @@ import { parameterStatus, readyForQuery } from "../wire/build.ts";
 import { int32, txIdle } from "../wire/codec.ts";
 import { errorBytes, type WireError, wireError } from "../wire/errors.ts";
 import type { Worker } from "../worker.ts";
-import type { StartupRequest } from "./login.ts";
+import type { ScramKeys } from "./scram.ts";
+import type { Startup } from "./startup.ts";
 
 export class Tunnel implements LinkOwner {
   readonly id: number;
-  readonly request: StartupRequest;
+  readonly request: Startup;
   readonly #worker: Worker;
   readonly #client: Link;
   readonly #endpoint: Endpoint | undefined;
@@ -26,7 +27,7 @@ export class Tunnel implements LinkOwner {
   #cancelKey: Buffer | undefined;
   #over = false;
 
-  constructor(worker: Worker, link: Link, request: StartupRequest) {
+  constructor(worker: Worker, link: Link, request: Startup, keys: ScramKeys | undefined) {
     this.#worker = worker;
     this.#client = link;
     this.request = request;
@@ -36,7 +37,7 @@ export class Tunnel implements LinkOwner {
       this.#fail(wireError("FATAL", "57P03", "no node leads the cluster"));
       return;
     }
-    this.#login = new ServerLogin(request.keys);
+    this.#login = new ServerLogin(keys);
     const server = worker.options.transport.connect(worker.wayTo(this.#endpoint), {
       connected: () => {
         const bytes = ServerLogin.startup(request.parameters);
