@@ -159,6 +159,10 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
     this.directory.find(user, done);
   }
 
+  wrongPassword(user: string): void {
+    this.directory.doubt(user);
+  }
+
   admit(request: { user: string; database: string }): WireError | undefined {
     if (this.draining) return wireError("FATAL", "57P03", "the gateway is shutting down");
     const clients = this.options.counters.total("clients");
@@ -399,6 +403,10 @@ export class Worker implements LoginHost, ClientHost, PoolHost {
       pool.greetings.clear();
       pool.reconnect();
     }
+  }
+
+  loginsChanged(): void {
+    this.directory.forget();
   }
 
   nextServerId(): number {

@@ -2,7 +2,8 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { messageOf, run } from "@quorate/common";
+import { messageOf, poll, run } from "@quorate/common";
+import pg from "pg";
 import t from "tap";
 import { startTestGateway } from "./lib/gateway.ts";
 import { startPostgres } from "./lib/postgres.ts";
@@ -78,6 +79,38 @@ t.test("a new password counts at once", async (t) => {
   await postgres.sql("alter role alice password 'mirror'");
   t.match(await failure("user=alice dbname=other", "wonderland"), /password authentication failed/);
   t.equal(await psql("user=alice dbname=other", "select 1", "mirror"), "1");
+});
+
+t.test("what is remembered of users is forgotten when it may be wrong", async (t) => {
+  const remembering = await startTestGateway(
+    { host: "127.0.0.1", port: postgres.port },
+    { authentication: { method: "scram", user: "postgres", keepMs: 3_600_000 } },
+  );
+  t.teardown(() => remembering.close());
+  const logIn = async (password: string, port = remembering.port): Promise<string> => {
+    const client = new pg.Client({ host: "127.0.0.1", port, user: "bob", password, database: "postgres" });
+    client.on("error", () => {});
+    await client.connect();
+    const [row] = (await client.query<{ name: string }>("select current_user as name")).rows;
+    await client.end();
+    return row?.name ?? "";
+  };
+  await postgres.sql("create role bob login superuser password 'one'");
+  const bob = await remembering.client({ user: "bob", password: "one" });
+  await bob.query("alter role bob password 'two'");
+  t.equal(await logIn("two"), "bob", "changed through this gateway: at once");
+  await bob.query("begin");
+  await bob.query("alter role bob password 'never'");
+  await bob.query("rollback");
+  t.equal(await logIn("two"), "bob", "what was rolled back isn't");
+  await postgres.sql("alter role bob password 'three'");
+  // Who is refused too often within a second isn't looked up each time.
+  await poll(() => logIn("three").catch(() => undefined), {
+    what: "a password that was changed elsewhere to count",
+    timeoutMs: 10_000,
+  });
+  await t.rejects(logIn("two"), /password authentication failed/);
+  await bob.end();
 });
 
 t.test("TLS: asked for, direct, with channel binding", async (t) => {

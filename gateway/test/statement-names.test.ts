@@ -66,6 +66,15 @@ const cases: Readonly<Record<string, readonly (readonly Buffer[])[]>> = {
     [wire.parse("more", "rollback"), ...run("more"), sync],
     [...run("s"), sync, ...run("again"), sync],
   ],
+  "what had to be tried in a failed transaction leaves nothing behind": [
+    [wire.parse("s", "rollback"), sync, wire.parse("t", "rollback"), sync],
+    q("begin"),
+    q("select 1/0"),
+    [wire.parse("u", "rollback"), ...run("u"), sync],
+    q("begin"),
+    q("select name from pg_prepared_statements order by 1"),
+    q("commit"),
+  ],
   "SQL's PREPARE where one of the session's statements can't be prepared at present": [
     [wire.parse("s", "select count(*) from things"), sync],
     [wire.parse("fine", "select 'fine'"), sync],

@@ -27,6 +27,8 @@ export type PoolHost = {
   mayConnect(pool: Pool, node: string): boolean;
   /** What sessions begin with has been changed. */
   defaultsChanged(): void;
+  /** Who may log in has been changed, or with which password. */
+  loginsChanged(): void;
   nextServerId(): number;
   later(delayMs: number, action: () => void): void;
   log(level: "info" | "warn", text: string, fields: Record<string, unknown>): void;

@@ -46,6 +46,7 @@ export function note(client: Client, plan: Plan): void {
     client.pool.definitionsChanged();
   }
   if (plan.changesDefaults) client.changesDefaults = true;
+  if (plan.changesLogins) client.changesLogins = true;
 }
 
 /**

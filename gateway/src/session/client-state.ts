@@ -35,6 +35,8 @@ export abstract class ClientState {
   changesDefinitions = false;
   /** The transaction has changed what sessions begin with. */
   changesDefaults = false;
+  /** The transaction has changed who may log in, or with which password. */
+  changesLogins = false;
   reported: Reported = nothingReported;
   /** The client's names of shared statements. */
   statements: Map<string, Statement> | undefined;

@@ -240,11 +240,12 @@ export class Client extends ClientInput implements LinkOwner, Waiter {
     }
     if (status === txIdle) {
       if (this.changesDefaults) this.pool.host.defaultsChanged();
+      if (this.changesLogins) this.pool.host.loginsChanged();
       if (this.changesDefinitions) this.pool.definitionsChanged();
       if (server.ring.length === 0) {
         // Otherwise what is noted may be of a request that is still under way.
         this.otherWork = false;
-        this.changesDefaults = false;
+        this.changesDefaults = this.changesLogins = false;
         this.changesDefinitions = false;
       }
     }

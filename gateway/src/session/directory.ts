@@ -8,12 +8,15 @@ type Waiting = (found: UserEntry | undefined, error: WireError | undefined) => v
 type Cached = { readonly entry: UserEntry | undefined; readonly atMs: number };
 
 const mostCached = 10_000;
+const doubtAfterMs = 1_000;
 
 export class Directory {
   readonly #pool: () => Pool;
   readonly #nowMs: () => number;
   readonly #keepMs: number;
   #cache = new Map<string, Cached>();
+  /** How often all was forgotten: what was asked before then may be out of date when the answer comes. */
+  #forgotten = 0;
   readonly #asking = new Map<string, Waiting[]>();
 
   constructor(pool: () => Pool, nowMs: () => number, keepMs: number) {
@@ -34,6 +37,7 @@ export class Directory {
       return;
     }
     this.#asking.set(user, [done]);
+    const asked = this.#forgotten;
     new Job(this.#pool(), lookupSql(user), (result) => {
       const waiting = this.#asking.get(user) ?? [];
       this.#asking.delete(user);
@@ -42,7 +46,7 @@ export class Directory {
         row === undefined
           ? undefined
           : { verifier: row[0] ?? null, mayLogin: row[1] === "t", expired: row[2] === "t" };
-      if (result.error === undefined) {
+      if (result.error === undefined && asked === this.#forgotten) {
         if (this.#cache.size >= mostCached) this.#cache = new Map();
         this.#cache.set(user, { entry, atMs: this.#nowMs() });
       }
@@ -50,7 +54,14 @@ export class Directory {
     });
   }
 
+  /** The next one who comes as this user causes another look, but not too often. */
+  doubt(user: string): void {
+    const cached = this.#cache.get(user);
+    if (cached !== undefined && this.#nowMs() - cached.atMs >= doubtAfterMs) this.#cache.delete(user);
+  }
+
   forget(): void {
+    this.#forgotten++;
     this.#cache = new Map();
   }
 }

@@ -39,6 +39,8 @@ export type LoginHost = {
   readonly tlsRequired: boolean;
   readonly mockSecret: Buffer;
   findUser(user: string, done: (found: UserEntry | undefined, error: WireError | undefined) => void): void;
+  /** What was found may be out of date. */
+  wrongPassword(user: string): void;
   cancel(key: Uint8Array): void;
   /** A startup packet has come; an error is a refusal (draining, too many clients). */
   admit(request: { user: string; database: string }): WireError | undefined;
@@ -261,6 +263,7 @@ export class Login implements LinkOwner {
         this.#fail(wireError("FATAL", "08P01", result.reason));
         return;
       case "wrong":
+        this.#host.wrongPassword(this.#scramUser);
         this.#fail(loginMessages.wrong(this.#scramUser));
         return;
       case "ok":

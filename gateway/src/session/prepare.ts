@@ -61,8 +61,7 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
       sendParse(server, statement);
       server.ring.push(owed.parseHidden, undefined, statement);
     } else if (server.status === txFailed) {
-      tryParse(server, statement);
-      server.ring.push(owed.parseHidden);
+      tryParse(server, statement, () => server.ring.push(owed.parseHidden));
     }
     const shown = bytes.utf8Slice(at + 5, nameEnd);
     return fail(client, server, wireError("ERROR", "42P05", `prepared statement "${shown}" already exists`));
@@ -73,8 +72,7 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
     server.link.send(bytes, at, next);
   } else if (server.statements.has(statement)) {
     if (server.status === txFailed) {
-      tryParse(server, statement);
-      server.ring.push(owed.parse, undefined, undefined, name, previous);
+      tryParse(server, statement, () => server.ring.push(owed.parse, undefined, undefined, name, previous));
     } else server.ring.push(owed.parseMade, undefined, statement, name, previous);
   } else {
     sendParse(server, statement);
@@ -89,9 +87,13 @@ export function handleParse(client: Client, bytes: Buffer, at: number, next: num
   return done;
 }
 
-/** A failed transaction accepts hardly any text: only the server can say so, who is given it under another name. */
-function tryParse(server: Server, { body }: Statement): void {
-  const parse = Buffer.concat([closeStatement(tried), message(fe.parse, `${tried}\0`, body)]);
+/**
+ * A failed transaction accepts hardly any text: only the server can say so, who is given it under another name, for a
+ * moment. If it refuses, it ignores what is behind.
+ */
+function tryParse(server: Server, { body }: Statement, note: () => void): void {
+  const parse = Buffer.concat([message(fe.parse, `${tried}\0`, body), closeStatement(tried)]);
+  note();
   server.ring.push(owed.closeHidden);
   server.link.send(parse, 0, parse.length);
 }

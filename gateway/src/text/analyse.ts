@@ -13,6 +13,7 @@ type Findings = {
   changesParsing: boolean;
   ddl: boolean;
   changesDefaults: boolean;
+  changesLogins: boolean;
 };
 
 /** Settings that don't change what a text means; a client's own ("app.user") don't either. */
@@ -31,6 +32,7 @@ export function analyse(statements: readonly Statement[], isSafeFunction: IsSafe
     changesParsing: false,
     ddl: false,
     changesDefaults: false,
+    changesLogins: false,
   };
   const effects: Effect[] = [];
   for (const { stmt } of statements) {
@@ -49,6 +51,7 @@ export function analyse(statements: readonly Statement[], isSafeFunction: IsSafe
     changesParsing: found.changesParsing || found.probe,
     ddl: found.ddl,
     changesDefaults: found.changesDefaults,
+    changesLogins: found.changesLogins,
   };
 }
 
@@ -90,6 +93,8 @@ const definesBeginnings = new Set([
   "CreateEventTrigStmt",
   "AlterEventTrigStmt",
 ]);
+
+const definesLogins = new Set(["CreateRoleStmt", "AlterRoleStmt", "DropRoleStmt", "RenameStmt"]);
 
 const rowStatements = new Set(["SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"]);
 
@@ -143,6 +148,7 @@ function analyseStatement(stmt: Tree, found: Findings, isSafe: IsSafeFunction): 
     found.probe = true;
     found.ddl = true;
     if (definesBeginnings.has(kind)) found.changesDefaults = true;
+    if (definesLogins.has(kind)) found.changesLogins = true;
     // A new connection would be a login of its own, before the client's next one.
     if (kind.endsWith("EventTrigStmt")) found.pins |= pins.session;
   }

@@ -87,6 +87,8 @@ export type Plan = {
   readonly customNames?: readonly string[];
   /** What sessions of a role or database begin with changes. */
   readonly changesDefaults: boolean;
+  /** Passwords, or who may log in, may change. */
+  readonly changesLogins: boolean;
   /** Definitions change: shared prepared statements may become stale. */
   readonly ddl: boolean;
 };
@@ -103,6 +105,7 @@ export const plainRead: Plan = {
   changesParsing: false,
   ddl: false,
   changesDefaults: false,
+  changesLogins: false,
 };
 export const plainWrite: Plan = { ...plainRead, read: false };
 /** For text that the parser doesn't understand: the server will most likely refuse it; look afterwards. */
