@@ -9,7 +9,12 @@
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { messageOf } from "@quorate/common";
-import { type CloneProgressHandler, type NodeRestoreOptions, replayProgress } from "./node-restore.ts";
+import {
+  type CloneProgressHandler,
+  type NodeRestoreOptions,
+  replayPlace,
+  replayProgress,
+} from "./node-restore.ts";
 import type { ArchiveListing } from "./repository-info.ts";
 import { lookIntoArchive, replayFromArchive } from "./restore-data.ts";
 import {
@@ -129,7 +134,7 @@ export async function catchUpFromArchive(
   onProgress: CloneProgressHandler,
   signal: AbortSignal,
 ): Promise<CatchUp> {
-  const { config, stanza, paths, nodePaths, owner, pgbackrest, logger } = options;
+  const { pgbackrest, logger } = options;
   const { directory: data, control, endLsn } = outdated;
   try {
     if (systemIdentifier === null || control.systemIdentifier !== systemIdentifier)
@@ -144,14 +149,8 @@ export async function catchUpFromArchive(
     await dropOwnLog(data);
     await replayFromArchive(
       {
-        config: config.backup,
-        stanza,
-        conf: paths.conf,
-        binDir: config.postgres.binDir,
-        osUser: config.postgres.osUser,
-        owner,
+        ...replayPlace(options),
         data,
-        logFile: `${nodePaths.log}/restore.log`,
         signal,
         onLsn: (lsn) => replayProgress(plan, lsn, onProgress),
       },

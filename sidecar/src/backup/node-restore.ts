@@ -34,6 +34,19 @@ function startOf(segment: string): bigint {
   return segmentNumber(segment, defaultSegmentBytes) * BigInt(defaultSegmentBytes);
 }
 
+/** What a replay of the archive into this node's data needs, wherever the data lies. */
+export function replayPlace({ config, stanza, paths, nodePaths, owner }: NodeRestoreOptions) {
+  return {
+    config: config.backup,
+    stanza,
+    conf: paths.conf,
+    binDir: config.postgres.binDir,
+    osUser: config.postgres.osUser,
+    owner,
+    logFile: `${nodePaths.log}/restore.log`,
+  };
+}
+
 export function replayProgress(
   { firstSegment, segments }: { readonly firstSegment: string; readonly segments: number },
   lsn: string,
@@ -51,7 +64,7 @@ export async function restoreNode(
   onProgress: CloneProgressHandler,
   signal: AbortSignal,
 ): Promise<NodeRestore> {
-  const { config, stanza, paths, nodePaths, owner, pgbackrest, logger } = options;
+  const { pgbackrest, logger } = options;
   try {
     const source = await lookForRestore(pgbackrest, { kind: "standby" });
     const { backup, segments } = source.plan;
@@ -60,16 +73,10 @@ export async function restoreNode(
     logger.info({ backup: backup.label, segments }, "restoring from the backup");
     await restoreData({
       pgbackrest,
-      config: config.backup,
-      stanza,
-      conf: paths.conf,
-      binDir: config.postgres.binDir,
-      osUser: config.postgres.osUser,
-      owner,
+      ...replayPlace(options),
       source,
       data: directory,
-      tablespaces: `${nodePaths.root}/tablespaces`,
-      logFile: `${nodePaths.log}/restore.log`,
+      tablespaces: `${options.nodePaths.root}/tablespaces`,
       signal,
       onProgress: (progress) => {
         if (progress.kind === "files") return onProgress("backup", progress);
