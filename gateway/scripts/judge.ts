@@ -9,10 +9,19 @@ import { libpq } from "./judge/libpq.ts";
 import { pgbench } from "./judge/pgbench.ts";
 import { postgresjs } from "./judge/postgresjs.ts";
 import { psycopg } from "./judge/psycopg.ts";
+import { psycopg3 } from "./judge/psycopg3.ts";
 import { core, isolation } from "./judge/regress.ts";
 import { compare, passed, unexplained, type Verdict } from "./judge/verdict.ts";
 
-const suites: Readonly<Record<string, Suite>> = { core, libpq, pgbench, psycopg, postgresjs, isolation };
+const suites: Readonly<Record<string, Suite>> = {
+  core,
+  libpq,
+  pgbench,
+  psycopg,
+  psycopg3,
+  postgresjs,
+  isolation,
+};
 
 type Said = { readonly name: string } & (
   | { readonly kind: "judged"; readonly verdict: Verdict; readonly seconds: number }

@@ -1,5 +1,12 @@
 import t from "tap";
-import { changedLines, compare, passed, pgRegressResults, unexplained } from "../scripts/judge/verdict.ts";
+import {
+  changedLines,
+  compare,
+  passed,
+  pgRegressResults,
+  resultLines,
+  unexplained,
+} from "../scripts/judge/verdict.ts";
 
 const output = `# parallel group (3 tests):  a b c
 ok 1         + alpha                                   12 ms
@@ -65,4 +72,20 @@ t.test("a suite that ran nothing, or not all, has not passed", async (t) => {
       ["gamma", "missing"],
     ],
   );
+});
+
+t.test("what fails without the gateway only is no difference that wants a reason", async (t) => {
+  const [good, bad] = [
+    pgRegressResults(output.replaceAll("not ok", "ok"), ""),
+    pgRegressResults(output, diffs),
+  ];
+  t.same(unexplained(compare("x", bad, good, [])), []);
+  t.equal(unexplained(compare("x", good, bad, [])).length, 2);
+});
+
+t.test("a runner's lines: of what a test said the end is kept", async (t) => {
+  const said = Array.from({ length: 20 }, (_, line) => `line ${line}`).join("\n");
+  const results = resultLines([JSON.stringify(["one", "ok", ""]), JSON.stringify(["two", "failed", said])]);
+  t.same(results.get("one"), { outcome: "ok", detail: "" });
+  t.match(results.get("two")?.detail, /^line 12\n(?:.*\n)*line 19$/);
 });

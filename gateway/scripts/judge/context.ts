@@ -21,6 +21,13 @@ export type Suite = {
   run(way: Way, tests: readonly string[]): Promise<Results>;
 };
 
+/** Who may connect how, over TCP; it counts once the configuration is read again. */
+export async function admit(postgres: TestPostgres, lines: readonly string[]): Promise<void> {
+  const file = await postgres.sql("show hba_file");
+  const values = ["local all all trust", ...lines].map((line) => `('${line}')`).join(",");
+  await postgres.sql(`copy (values ${values}) to '${file}'`);
+}
+
 export async function withTarget<T>(
   way: Way,
   settings: Record<string, string | number>,

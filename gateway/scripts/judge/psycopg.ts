@@ -1,5 +1,5 @@
 /**
- * psycopg's suite: the source package of the distribution, built against this build's libpq, its tests unchanged.
+ * psycopg2's suite: the source package of the distribution, built against this build's libpq, its tests unchanged.
  * PSYCOPG_SOURCE names a tarball or tree to use instead.
  */
 import { existsSync, rmSync } from "node:fs";
@@ -8,10 +8,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { messageOf, run } from "@quorate/common";
 import { ensurePostgres } from "../../../scripts/build-postgres.ts";
-import { withPrivateApt } from "../../../scripts/lib/apt.ts";
-import { makeCacheDirectory } from "../../../scripts/lib/cache.ts";
 import { type Suite, withTarget } from "./context.ts";
-import type { Outcome, Results, TestResult } from "./verdict.ts";
+import { sourcePackage } from "./source-package.ts";
+import { resultLines } from "./verdict.ts";
 
 /** Runs all tests of a package of unittest, and writes one line of JSON for each. */
 const runner = `
@@ -29,40 +28,12 @@ suite = unittest.defaultTestLoader.loadTestsFromNames(names)
 unittest.TextTestRunner(resultclass=Result, verbosity=0).run(suite)
 `;
 
-/** Newest first; where an archive lacks the file of one release, another's will do. */
-const suitesOfDebian = ["trixie", "bookworm"];
-
-async function fetchSource(directory: string): Promise<string> {
-  const given = process.env["PSYCOPG_SOURCE"];
-  if (given !== undefined && given !== "") return path.resolve(given);
-  const kept = makeCacheDirectory("judges");
-  const find = async () => (await readdir(kept)).find((name) => /^psycopg2_.*\.orig\.tar\.gz$/.test(name));
-  if ((await find()) === undefined) {
-    const args = ["source", "--download-only", "--only-source", "--tar-only", "psycopg2"];
-    const refusals: string[] = [];
-    for (const each of suitesOfDebian) {
-      try {
-        await withPrivateApt("deb-src", [each], (apt) => apt.aptGet(args, kept));
-        break;
-      } catch (error) {
-        refusals.push(`${each}: ${messageOf(error).split("\n").slice(-2).join(" ")}`);
-      }
-    }
-    if ((await find()) === undefined) throw new Error(`no source of psycopg2 (${refusals.join("; ")})`);
-  }
-  const tarball = path.join(kept, (await find()) ?? "");
-  await run("tar", ["xzf", tarball, "-C", directory], { timeoutMs: 60_000 });
-  const folder = (await readdir(directory)).find((name) => name.startsWith("psycopg2-"));
-  if (folder === undefined) throw new Error(`${tarball} contains no psycopg2`);
-  return path.join(directory, folder);
-}
-
 let built: { readonly directory: string; readonly source: string; readonly library: string } | undefined;
 
 async function build(): Promise<NonNullable<typeof built>> {
   const directory = await mkdtemp(path.join(tmpdir(), "gateway-psycopg-"));
   process.once("exit", () => rmSync(directory, { recursive: true, force: true })); // both runs use it
-  const source = await fetchSource(directory);
+  const source = await sourcePackage("psycopg2", "PSYCOPG_SOURCE", directory);
   const { bin } = await ensurePostgres({ flavour: "stock" });
   const env = { PATH: `${bin}:${process.env["PATH"]}` };
   const args = ["setup.py", "-q", "build", "--build-base", path.join(directory, "build")];
@@ -70,15 +41,6 @@ async function build(): Promise<NonNullable<typeof built>> {
   const library = (await readdir(path.join(directory, "build"))).find((name) => name.startsWith("lib"));
   if (library === undefined) throw new Error("the build of psycopg2 has made no library");
   return { directory, source, library: path.join(directory, "build", library) };
-}
-
-async function read(file: string): Promise<Results> {
-  const results = new Map<string, TestResult>();
-  for (const line of (await readFile(file, "utf8")).split("\n").filter(Boolean)) {
-    const [name, outcome, detail] = JSON.parse(line) as [string, Outcome, string];
-    results.set(name, { outcome, detail: detail.trim().split("\n").slice(-6).join("\n") });
-  }
-  return results;
 }
 
 export const psycopg: Suite = {
@@ -133,6 +95,6 @@ export const psycopg: Suite = {
         okCodes: [0, 1],
       });
       if (!existsSync(file)) throw new Error(`no test was run: ${stderr.slice(-500)}`);
-      return read(file);
+      return resultLines((await readFile(file, "utf8")).split("\n").filter(Boolean));
     }),
 };
