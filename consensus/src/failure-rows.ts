@@ -141,6 +141,7 @@ export type RowName =
   | "leader_silent"
   | "leader_without_quorum"
   | "leader_disk_hangs"
+  | "leader_revoked"
   | "dead_promise"
   | "change_impossible"
   | "leader_well"
@@ -181,6 +182,14 @@ function rulesOfLeader({ observation, leader }: Facts): Rule[] {
 function quietMs({ nowMs }: Observation, { view, viewAtMs }: Observed): number {
   const receiver = view?.receiver;
   return receiver?.state === "streaming" ? receiver.lastMessageAgeMs + (nowMs - viewAtMs) : 0;
+}
+
+/** Promises are never taken back: these nodes acknowledge nothing of this term any more. */
+function promisedAbove({ nodes }: Observation, above: Term): ReadonlySet<NodeId> {
+  const ids = [...nodes.values()]
+    .filter(({ view }) => view !== null && view.promisedTerm > above)
+    .map(({ id }) => id);
+  return new Set(ids);
 }
 
 function describeHearing(hearing: ReadonlySet<NodeId>): string {
@@ -298,6 +307,27 @@ export const leaderRows: readonly LeaderRow[] = [
       }
       const reason = `the disk of ${leader.id}, leader of term ${leader.term}, has taken no write for ${leader.view.diskStuckMs} ms`;
       return { reason, holdMs: 0, startedAtMs: observation.nowMs };
+    },
+  },
+  {
+    name: "leader_revoked",
+    situation:
+      "a node still claims to lead, but so many of the cohort have promised a higher term that it can't reach a quorum any more, and whoever asked for the promises doesn't go on (two coordinators met, or one died)",
+    decision: "change the leader",
+    patience: "none; attemptMs for a term of another coordinator",
+    look: (facts) => {
+      const { leader, observation } = facts;
+      if (leader === null || leader.standing !== "leads") {
+        return null;
+      }
+      const promised = promisedAbove(observation, leader.term);
+      const free = observation.rulesets.flatMap(cohortIds).filter((id) => !promised.has(id));
+      const rules = rulesOfLeader(facts);
+      if (promised.size === 0 || rules.length === 0 || leaderCouldComplete(rules, leader.id, new Set(free))) {
+        return null;
+      }
+      const reason = `${[...promised].join(", ")} promised above term ${leader.term} of ${leader.id}, which can't reach a quorum any more`;
+      return { reason, holdMs: 0 };
     },
   },
   {

@@ -245,6 +245,48 @@ t.test("a promise to a dead term", (t) => {
   t.end();
 });
 
+t.test("promises that take the quorum from a leader that doesn't hear of it, by nobody who goes on", (t) => {
+  // A frozen leader; two coordinators shared the others between them, in one term.
+  const fenced = { state: "fenced" as const, promisedTerm: term(8), leader: null, receiver: null };
+  const given = observation({
+    n1: { view: { ...leads, promisedTerm: term(8) } },
+    n2: { view: fenced },
+    n3: { view: fenced },
+  });
+  const [decision] = decide(given);
+  t.match(decision, {
+    kind: "changeLeader",
+    row: "leader_revoked",
+    reason: /n2, n3 promised above term 7 of n1/,
+  });
+  const [second] = decide({ ...given, rank: 1 });
+  t.match(second, { kind: "waitUntil", atMs: now + options.staggerMs }, "not both at once again");
+  const justNow = observation({
+    n1: { view: leads },
+    n2: { view: fenced, promiseRoseAtMs: now - 100 },
+    n3: { view: fenced },
+  });
+  t.same(brief(decide(justNow)).slice(0, 1), [`change_under_way wait ${options.attemptMs - 100}`]);
+  t.match(
+    decide({ ...justNow, endedTerm: term(8) })[0],
+    { kind: "changeLeader" },
+    "whoever knows that his own attempt has ended needn't wait",
+  );
+  const outOfSight = observation({
+    n1: { view: leads },
+    n2: { view: fenced, link: "silent" },
+    n3: { view: fenced },
+  });
+  t.match(
+    decide(outOfSight)[0],
+    { row: "leader_revoked" },
+    "promises count, whether one sees the node or not",
+  );
+  const enough = observation({ n1: { view: leads }, n2: {}, n3: { view: fenced } });
+  t.match(decide(enough)[0], { row: "dead_promise", kind: "waitUntil" }, "with a quorum there is less hurry");
+  t.end();
+});
+
 t.test("repairs", (t) => {
   const about = (view: Partial<NodeView>, link: Link = "connected", id = "n3"): string | undefined => {
     const cases = { n1: { view: leads }, n2: {}, n3: {}, [id]: { view, link } };
