@@ -98,8 +98,10 @@ async function updated(
 ): Promise<void> {
   const before = cluster.dataIdentity(id);
   await begin();
-  await poll(() => eventOf(cluster, id), { what: `${id} to say what was done`, timeoutMs: 120_000 });
-  const event = await eventOf(cluster, id);
+  const event = await poll(() => eventOf(cluster, id), {
+    what: `${id} to say what was done`,
+    timeoutMs: 120_000,
+  });
   test.match(event, { ok: true, outcome: /brought up to date from \d+ archived segments/ });
   await streams(cluster, id);
   test.equal(cluster.dataIdentity(id), before, `${id} has the data directory that it had`);

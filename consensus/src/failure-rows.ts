@@ -67,7 +67,7 @@ export type RepairAction =
   | "restart"
   /** Put aside what can't be started, so that it is made anew. */
   | "discard"
-  /** Put its data aside though it runs, so that it is made anew: what it lacks is nowhere any more. */
+  /** Put its data aside though it runs: no node has what it lacks. It is brought up to date from the archive, or made anew. */
   | "remake"
   /** Go on with the change of the cohort that the ruleset in force was a step of (goalOfIntent, nextCohortStep). */
   | "finish";

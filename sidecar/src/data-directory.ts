@@ -6,8 +6,10 @@ import {
   codeOf,
   makeDirectoryDurable,
   type RunOptions,
+  readCheckedJson,
   run,
   syncDirectory,
+  writeCheckedJson,
   writeDurable,
 } from "@quorate/common";
 import { z } from "zod";
@@ -216,7 +218,9 @@ export class DataDirectory {
   async #readOutdated(): Promise<OutdatedData | undefined> {
     const { dataNew: directory, outdated } = this.#paths;
     try {
-      const { endLsn } = outdatedSchema.parse(JSON.parse(await readFile(outdated, "utf8")));
+      const read = await readCheckedJson(outdated);
+      if (read.kind !== "ok") return undefined;
+      const { endLsn } = outdatedSchema.parse(read.value);
       const control = parseControlData(await this.#controlData(directory));
       return control && { directory, control, endLsn: lsnOf(endLsn) };
     } catch {
@@ -265,7 +269,7 @@ export class DataDirectory {
   /** For `renew`. `endLsn`: of its log. */
   async setOutdatedAside(endLsn: string): Promise<void> {
     const { data, dataOutdated, outdated, root } = this.#paths;
-    await writeDurable(outdated, `${JSON.stringify({ endLsn })}\n`);
+    await writeCheckedJson(outdated, { endLsn });
     await rm(dataOutdated, { recursive: true, force: true });
     await rename(data, dataOutdated);
     await syncDirectory(root);

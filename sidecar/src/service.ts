@@ -128,7 +128,7 @@ export function sidecarHandlers(
       if (!done && action === "remake")
         return refuse(
           "not_outdated",
-          "this node follows nobody, or has been started anew since: its data stays",
+          "this node streams, follows nobody, or was started anew since: its data stays",
         );
       return done
         ? { ok: true, status: node.status() }
